@@ -1,0 +1,29 @@
+"""The Flax NNX models and their registry.
+
+A model is called as `model(images, train=False, rngs=None)`; `rngs` feeds dropout when training.
+"""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxmodels.models.cnn import CNN, SimpleCNN
+from jaxmodels.models.linear import LogisticRegression
+from jaxmodels.models.resnet import ResNet
+from jaxmodels.shared import configs
+
+MODELS: dict[type[configs.ModelConfig], type[nnx.Module]] = {
+    configs.LogisticRegressionConfig: LogisticRegression,
+    configs.SimpleCNNConfig: SimpleCNN,
+    configs.CNNConfig: CNN,
+    configs.ResNetConfig: ResNet,
+}
+
+
+def create(
+    config: configs.ModelConfig, *, seed: int = 0, dtype: jnp.dtype | None = None
+) -> nnx.Module:
+    """The model that `config` describes, freshly initialised in float32.
+
+    `dtype` is what convolutions and linear layers compute in (None: the parameters' own).
+    """
+    return MODELS[type(config)](config, dtype=dtype, rngs=nnx.Rngs(seed))

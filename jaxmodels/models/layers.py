@@ -1,0 +1,110 @@
+"""The layers that library versions would make differ from torch's; everything else is Flax's own.
+
+`Conv` pads by symmetric integers and `BatchNorm` keeps torch's running statistics; both compute in
+`dtype` (None: the parameters' own, so a model cast to float64 is float64 throughout).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxmodels.ops import batch_norm, conv2d
+from jaxmodels.shared.configs import INITIALIZER_GAINS
+
+ACTIVATIONS = {"relu": jax.nn.relu, "swish": jax.nn.silu}
+
+
+class Conv(nnx.Module):
+    """Square 2-D convolution: x (B, H, W, C_in) -> (B, H', W', C_out), padding on every side."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        use_bias: bool = True,
+        initializer: str,
+        dtype: jnp.dtype | None,
+        rngs: nnx.Rngs,
+    ):
+        shape = (kernel_size, kernel_size, in_channels, out_channels)
+        self.kernel = nnx.Param(kernel_initializer(initializer)(rngs.params(), shape))
+        self.bias = nnx.Param(jnp.zeros(out_channels)) if use_bias else None
+        self.stride = stride
+        self.padding = padding
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.kernel[...]
+        dtype = self.dtype or kernel.dtype
+        x = conv2d(
+            x.astype(dtype),
+            kernel.astype(dtype),
+            strides=(self.stride, self.stride),
+            padding=(self.padding, self.padding),
+        )
+        return x if self.bias is None else x + self.bias[...].astype(dtype)
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation over all axes but the last (Ioffe & Szegedy 2015), by torch's rules.
+
+    Training normalises with the biased batch variance and moves the running variance towards the
+    unbiased one; Flax's own layer keeps the biased one. Under jit the batch is the global batch.
+    Statistics are float32 at least, whatever the input.
+    """
+
+    def __init__(self, num_features: int, *, momentum: float, epsilon: float):
+        self.scale = nnx.Param(jnp.ones(num_features))
+        self.bias = nnx.Param(jnp.zeros(num_features))
+        self.mean = nnx.BatchStat(jnp.zeros(num_features))
+        self.var = nnx.BatchStat(jnp.ones(num_features))
+        self.momentum = momentum
+        self.epsilon = epsilon
+
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        scale, bias = self.scale[...], self.bias[...]
+        if not train:
+            factor = scale * jax.lax.rsqrt(self.var[...] + self.epsilon)
+            return ((x - self.mean[...]) * factor + bias).astype(x.dtype)
+        count = x.size // x.shape[-1]
+        if count < 2:
+            raise ValueError(f"BatchNorm needs more than one value a channel, got shape {x.shape}")
+        x, mean, variance = batch_norm(x, scale, bias, epsilon=self.epsilon)
+        self.mean[...] += self.momentum * (mean - self.mean[...])
+        self.var[...] += self.momentum * (variance * (count / (count - 1)) - self.var[...])
+        return x
+
+
+def linear(
+    in_features: int,
+    out_features: int,
+    *,
+    initializer: str,
+    dtype: jnp.dtype | None,
+    rngs: nnx.Rngs,
+) -> nnx.Linear:
+    """Flax's linear layer with the config's initialiser and a zero bias."""
+    return nnx.Linear(
+        in_features,
+        out_features,
+        kernel_init=kernel_initializer(initializer),
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+def kernel_initializer(name: str) -> jax.nn.initializers.Initializer:
+    """N(0, gain / fan_in) for a kernel whose last axis is the output."""
+    gain = INITIALIZER_GAINS[name]
+    if gain == 0:
+        return jax.nn.initializers.zeros
+    return jax.nn.initializers.variance_scaling(gain, "fan_in", "normal")
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """The maximum of each 2x2 window: x (B, H, W, C) -> (B, H/2, W/2, C)."""
+    return nnx.max_pool(x, window_shape=(2, 2), strides=(2, 2))

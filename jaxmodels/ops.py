@@ -1,0 +1,186 @@
+"""Convolution and batch normalisation with gradients that XLA's CPU backend runs fast.
+
+Left to automatic differentiation, a small ResNet spends most of a CPU training step in two places:
+
+* The kernel gradient. XLA writes it as a convolution whose "image channels" are the batch, which first
+  transposes both operands to (C, H, W, B), recomputing the whole elementwise chain before them, inside a
+  badly strided loop. `conv2d` computes it as one matrix product per few images instead: 23 -> 10.5 ms
+  (16 channels, 32x32), 21 -> 7 ms (32, 16x16), 10 -> 8 ms (64, 8x8), batch 128, and no recomputation.
+* Batch normalisation. Differentiating through mean and variance yields more passes over the activations
+  than necessary; `batch_norm` states the closed form, in the same two-pass numerics.
+
+Whole step, ResNet-20, batch 128, float32, 2 cores: 0.70 s plain, 0.45 s with `conv2d`, 0.41 s with both.
+To measure: time `jax.jit(jax.grad(...))` of each op against `plain_conv2d` and `plain_batch_norm` below,
+median of at least 7 calls after a warm-up; correctness is `pytest parity_tests/test_ops.py`.
+
+Off the CPU the kernel gradient is the one XLA would have used. Both ops are `jax.custom_vjp`, so they
+support reverse mode only (`jax.grad`, `jax.vjp`), not `jax.jvp`.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# Images per matrix product: 8 keeps the expanded operands of a CIFAR-sized layer within a core's L2 cache
+# and saves allocating (page-faulting) them for the whole batch, which would cost more than the product.
+_CHUNK = 8
+
+
+def conv2d(x, kernel, *, strides=(1, 1), padding=(0, 0)):
+    """Cross-correlates x (B, H, W, Cin) with kernel (kh, kw, Cin, Cout); `padding` is symmetric, as in torch."""
+    return _conv2d(x, kernel, tuple(strides), tuple(padding))
+
+
+def plain_conv2d(x, kernel, *, strides=(1, 1), padding=(0, 0)):
+    """The same convolution with XLA's own gradients."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=strides,
+        padding=[(p, p) for p in padding],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def batch_norm(x, scale, bias, *, epsilon):
+    """Normalises x over all axes but the last; returns (y, mean, biased variance).
+
+    y has x's dtype. Statistics are float32 for narrower inputs, else x's dtype. All three outputs are
+    differentiable in x, and y also in scale and bias.
+    """
+    return _batch_norm(x, scale, bias, epsilon)
+
+
+def plain_batch_norm(x, scale, bias, *, epsilon):
+    """The same normalisation, left to automatic differentiation."""
+    axes = tuple(range(x.ndim - 1))
+    wide = x.astype(_accumulator(x.dtype))
+    # Two passes: E[x^2] - E[x]^2 cancels catastrophically when |mean| >> std, and saves nothing measurable.
+    mean = wide.mean(axes)
+    variance = jnp.square(wide - mean).mean(axes)
+    y = (wide - mean) * (lax.rsqrt(variance + epsilon) * scale) + bias
+    return y.astype(x.dtype), mean, variance
+
+
+def _accumulator(dtype):
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+# --- Convolution ------------------------------------------------------------------------------------------
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv2d(x, kernel, strides, padding):
+    return plain_conv2d(x, kernel, strides=strides, padding=padding)
+
+
+def _conv2d_forward(x, kernel, strides, padding):
+    return _conv2d(x, kernel, strides, padding), (x, kernel)
+
+
+def _conv2d_backward(strides, padding, residuals, dy):
+    x, kernel = residuals
+    conv = functools.partial(plain_conv2d, strides=strides, padding=padding)
+
+    def plain(x, dy):
+        return jax.vjp(lambda k: conv(x, k), kernel)[1](dy)[0]
+
+    def chunked(x, dy):
+        return _kernel_gradient(x, dy, kernel.shape, strides, padding).astype(kernel.dtype)
+
+    # XLA's input gradient, a convolution with the flipped kernel, is already as fast as the forward pass.
+    (dx,) = jax.vjp(lambda x: conv(x, kernel), x)[1](dy)
+    if _chunk_size(len(x)) < 4 or not dy.size:  # too many small products to pay, or nothing to do
+        return dx, plain(x, dy)
+    return dx, lax.platform_dependent(x, dy, cpu=chunked, default=plain)
+
+
+_conv2d.defvjp(_conv2d_forward, _conv2d_backward)
+
+
+def _chunk_size(batch):
+    return math.gcd(batch, _CHUNK)
+
+
+def _kernel_gradient(x, dy, kernel_shape, strides, padding):
+    """Sums the kernel gradient over chunks of the batch."""
+    size = _chunk_size(len(x))
+
+    def add_chunk(i, total):
+        # Slicing inside the loop, rather than scanning over a reshaped batch, keeps XLA from fusing (that
+        # is, repeating) the computation of x and dy into the reshape: 11% of the ResNet-20 step.
+        chunk_x = lax.dynamic_slice_in_dim(x, i * size, size)
+        chunk_dy = lax.dynamic_slice_in_dim(dy, i * size, size)
+        return total + _chunk_gradient(chunk_x, chunk_dy, kernel_shape, strides, padding)
+
+    return lax.fori_loop(0, len(x) // size, add_chunk, jnp.zeros(kernel_shape, _accumulator(x.dtype)))
+
+
+def _chunk_gradient(x, dy, kernel_shape, strides, padding):
+    """dkernel[a, b, i, o] = sum over n, q, r of x[n, s q + a - p, s r + b - p, i] dy[n, q, r, o].
+
+    The shift by a is made on dy and the shift by b on x, so that one product of a (Cin kw)-column and a
+    (Cout kh)-column matrix covers all taps: it copies kw + kh planes where im2col would copy kw kh.
+    """
+    kh, kw, cin, cout = kernel_shape
+    height = x.shape[1]
+    rows, columns = dy.shape[1:3]
+    zero = jnp.zeros((), x.dtype)
+
+    def rows_of_dy(a):
+        """dy placed on the rows of x that tap row a reads: result[:, s q + a - p] = dy[:, q], else zero."""
+        low = a - padding[0]
+        high = height - low - (strides[0] * (rows - 1) + 1)
+        return lax.pad(dy, zero, ((0, 0, 0), (low, high, strides[0] - 1), (0, 0, 0), (0, 0, 0)))
+
+    padded = lax.pad(x, zero, ((0, 0, 0), (0, 0, 0), (padding[1], padding[1], 0), (0, 0, 0)))
+
+    def columns_of_x(b):
+        """The columns that tap column b reads."""
+        return lax.slice_in_dim(padded, b, b + strides[1] * (columns - 1) + 1, strides[1], axis=2)
+
+    left = jnp.concatenate([columns_of_x(b) for b in range(kw)], axis=-1).reshape(-1, kw * cin)
+    right = jnp.concatenate([rows_of_dy(a) for a in range(kh)], axis=-1).reshape(-1, kh * cout)
+    product = lax.dot_general(
+        left, right, (((0,), (0,)), ((), ())), preferred_element_type=_accumulator(x.dtype)
+    )
+    return product.reshape(kw, cin, kh, cout).transpose(2, 0, 1, 3)
+
+
+# --- Batch normalisation ----------------------------------------------------------------------------------
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _batch_norm(x, scale, bias, epsilon):
+    return plain_batch_norm(x, scale, bias, epsilon=epsilon)
+
+
+def _batch_norm_forward(x, scale, bias, epsilon):
+    y, mean, variance = _batch_norm(x, scale, bias, epsilon)
+    return (y, mean, variance), (x, scale, bias, mean, variance)
+
+
+def _batch_norm_backward(epsilon, residuals, cotangents):
+    x, scale, bias, mean, variance = residuals
+    dy, dmean, dvariance = cotangents
+    axes = tuple(range(x.ndim - 1))
+    count = x.size // x.shape[-1]
+    inverse = lax.rsqrt(variance + epsilon)
+    centred = x.astype(mean.dtype) - mean
+    dy = dy.astype(mean.dtype)
+
+    dbias = dy.sum(axes)
+    dscale = (dy * centred).sum(axes) * inverse
+    # dx = scale inverse (dy - mean(dy) - xhat mean(dy xhat)), plus what reaches x through the statistics.
+    # The per-channel factors are gathered first, so that a single pass forms dx.
+    gain = scale * inverse
+    slope = (2 * dvariance - gain * inverse * dscale) / count
+    offset = (dmean - gain * dbias) / count
+    dx = gain * dy + slope * centred + offset
+    return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype)
+
+
+_batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)

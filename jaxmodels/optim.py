@@ -1,0 +1,93 @@
+"""The optimizers a task names, as optax transformations; the twins of `torchref.optim`.
+
+The learning rate is not part of them: `apply_updates` multiplies by the rate that
+`jaxmodels.shared.schedules` gives for the step, so every framework gets the same number.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxmodels.shared.tasks import OptimizerConfig
+from jaxmodels.state import Leaves
+
+
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Turns gradients (by dotted path) into the direction whose `rate` multiple is subtracted."""
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    l1 = add_sign(config) if config.l1 else optax.identity()
+    decay = optax.add_decayed_weights(config.weight_decay, mask=lambda p: decay_mask(config, p))
+    if config.name == "sgd":
+        momentum = optax.identity()  # torch keeps no buffer either when there is no momentum
+        if config.momentum:
+            momentum = optax.trace(config.momentum, config.nesterov)
+        return optax.chain(clip, l1, decay, momentum)
+    return optax.chain(clip, l1, scale_by_adam(config), decay)
+
+
+def apply_updates(params: Leaves, direction: Leaves, rate: jax.Array) -> Leaves:
+    """params - rate * direction, each leaf in its own dtype."""
+    return jax.tree.map(lambda p, d: p - rate.astype(p.dtype) * d, params, direction)
+
+
+def decay_mask(config: OptimizerConfig, params: Leaves) -> dict[str, bool]:
+    """Which leaves decay: all of them, or the kernels alone."""
+    return {name: config.decay_mask == "all" or name.endswith("kernel") for name in params}
+
+
+def add_sign(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Adds l1 * sign(parameter), the (sub)gradient of l1 * |parameter|, to masked gradients."""
+
+    def update(gradients: Leaves, state: optax.OptState, params: Leaves | None = None):
+        assert params is not None
+        mask = decay_mask(config, params)
+        return {
+            name: g + config.l1 * jnp.sign(params[name]) if mask[name] else g
+            for name, g in gradients.items()
+        }, state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def scale_by_adam(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Adam's direction (Kingma & Ba 2015), with float32 bias corrections that keep their digits.
+
+    optax forms 1 - beta2**step in float32, which for beta2 = 0.999 is wrong by 1e-5 at first;
+    expm1 keeps it at rounding, as torch's float64 arithmetic on the host does.
+    """
+    init = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon).init
+    beta1, beta2 = config.beta1, config.beta2
+
+    def correction(beta: float, count: jax.Array) -> jax.Array:
+        if beta == 0:
+            return jnp.ones_like(count, jnp.result_type(float))
+        return -jnp.expm1(count * math.log(beta))
+
+    def update(gradients: Leaves, state: optax.OptState, params: Leaves | None = None):
+        assert isinstance(state, optax.ScaleByAdamState)
+        count = state.count + 1
+        mu = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mu, gradients)
+        nu = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state.nu, gradients)
+        scale1, scale2 = correction(beta1, count), correction(beta2, count)
+        direction = jax.tree.map(
+            lambda m, v: m / scale1 / (jnp.sqrt(v / scale2) + config.epsilon), mu, nu
+        )
+        return direction, optax.ScaleByAdamState(count, mu, nu)
+
+    return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
+
+
+def slots(state: optax.OptState) -> dict[str, Leaves]:
+    """The optimizer's per-parameter memory by its field's common name, for the ladder."""
+    found: dict[str, Leaves] = {}
+    for part in jax.tree.leaves(state, is_leaf=lambda s: isinstance(s, _MOMENTS)):
+        if isinstance(part, optax.TraceState):
+            found["momentum"] = part.trace
+        elif isinstance(part, optax.ScaleByAdamState):
+            found["first_moment"], found["second_moment"] = part.mu, part.nu
+    return found
+
+
+_MOMENTS = (optax.TraceState, optax.ScaleByAdamState)

@@ -1,0 +1,206 @@
+"""Model configurations: one frozen dataclass a model, every numerical default explicit.
+
+`CONFIGS` names them all; `to_json` and `from_json` are the `config.json` of a checkpoint.
+
+>>> config = ResNetConfig(depth=32)
+>>> from_json(to_json(config)) == config
+True
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Activation = Literal["relu", "swish"]
+
+# Kernels are drawn N(0, gain / fan_in): he-normal has gain 2 (He et al. 2015), lecun-normal gain 1
+# (LeCun et al. 1998). Biases start at zero. Flax's and torch's own defaults differ; neither is used.
+Initializer = Literal["he-normal", "lecun-normal", "zeros"]
+INITIALIZER_GAINS: dict[str, float] = {"he-normal": 2.0, "lecun-normal": 1.0, "zeros": 0.0}
+
+
+@dataclass(frozen=True)
+class LogisticRegressionConfig:
+    """Multinomial logistic regression on raw pixels: the baseline of every image figure."""
+
+    image_size: int = 32
+    in_channels: int = 3
+    num_classes: int = 10
+    initializer: Initializer = "zeros"  # convex: every start ends at the same minimum
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "image_size", "in_channels", "num_classes")
+        _require_choice(self, "initializer", tuple(INITIALIZER_GAINS))
+
+
+@dataclass(frozen=True)
+class SimpleCNNConfig:
+    """Two convolutions, two max-pools, three linear layers (LeCun et al. 1998, widened)."""
+
+    image_size: int = 32
+    in_channels: int = 3
+    num_classes: int = 10
+    channels: tuple[int, int] = (32, 64)
+    kernel_size: int = 5
+    hidden_dims: tuple[int, int] = (256, 128)
+    activation: Activation = "relu"
+    batch_norm: bool = False
+    dropout_rate: float = 0.0
+    batch_norm_momentum: float = 0.1  # the weight of the new statistic, torch's convention
+    batch_norm_epsilon: float = 1e-5
+    initializer: Initializer = "he-normal"
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "image_size", "in_channels", "num_classes")
+        _require_positive(self, "channels", "hidden_dims")
+        _require_odd(self, "kernel_size")
+        _require_divisible(self, "image_size", 4, "each of the two max-pools halves it")
+        _require_choice(self, "activation", ("relu", "swish"))
+        _require_rate(self, "dropout_rate")
+        _require_training_defaults(self)
+
+
+@dataclass(frozen=True)
+class CNNConfig:
+    """VGG-style stages of 3x3 convolutions with BatchNorm and dropout (Simonyan & Zisserman 2015)."""
+
+    image_size: int = 32
+    in_channels: int = 3
+    num_classes: int = 10
+    stage_channels: tuple[int, ...] = (32, 64, 128)
+    convolutions_per_stage: int = 2
+    hidden_dim: int = 256
+    activation: Activation = "relu"
+    stage_dropout_rate: float = 0.1
+    dropout_rate: float = 0.3
+    batch_norm_momentum: float = 0.1
+    batch_norm_epsilon: float = 1e-5
+    initializer: Initializer = "he-normal"
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "image_size", "in_channels", "num_classes")
+        _require_positive(self, "stage_channels", "convolutions_per_stage", "hidden_dim")
+        halvings = 2 ** len(self.stage_channels)
+        _require_divisible(self, "image_size", halvings, "each stage ends in a max-pool")
+        _require_choice(self, "activation", ("relu", "swish"))
+        _require_rate(self, "stage_dropout_rate")
+        _require_rate(self, "dropout_rate")
+        _require_training_defaults(self)
+
+
+@dataclass(frozen=True)
+class ResNetConfig:
+    """CIFAR ResNet of He et al. 2016, section 4.2: depth 6n+2, three stages of n basic blocks.
+
+    `shortcut` "A" subsamples and pads with zero channels, and has no parameters; "B" projects with
+    a 1x1 convolution and BatchNorm where the shape changes.
+    """
+
+    depth: int = 20
+    shortcut: Literal["A", "B"] = "A"
+    stage_channels: tuple[int, int, int] = (16, 32, 64)
+    image_size: int = 32
+    in_channels: int = 3
+    num_classes: int = 10
+    batch_norm_momentum: float = 0.1
+    batch_norm_epsilon: float = 1e-5
+    initializer: Initializer = "he-normal"
+
+    def __post_init__(self) -> None:
+        if self.depth < 8 or (self.depth - 2) % 6:
+            raise ValueError(
+                f"depth {self.depth} is not 6n+2; He et al. use 20, 32, 44, 56 and 110"
+            )
+        _require_choice(self, "shortcut", ("A", "B"))
+        _require_positive(self, "stage_channels", "image_size", "in_channels", "num_classes")
+        _require_divisible(self, "image_size", 4, "two of the three stages halve it")
+        if list(self.stage_channels) != sorted(self.stage_channels):
+            raise ValueError(f"stage_channels {self.stage_channels} must not shrink")
+        _require_training_defaults(self)
+
+    @property
+    def blocks_per_stage(self) -> int:
+        return (self.depth - 2) // 6
+
+
+ModelConfig = LogisticRegressionConfig | SimpleCNNConfig | CNNConfig | ResNetConfig
+
+CONFIGS: dict[str, type[ModelConfig]] = {
+    "LogisticRegression": LogisticRegressionConfig,
+    "SimpleCNN": SimpleCNNConfig,
+    "CNN": CNNConfig,
+    "ResNet": ResNetConfig,
+}
+
+
+def architecture(config: ModelConfig) -> str:
+    """The model's class name, which both frameworks share: `"ResNet"` for a `ResNetConfig`."""
+    return next(name for name, kind in CONFIGS.items() if type(config) is kind)
+
+
+def to_json(config: ModelConfig) -> dict[str, Any]:
+    """The content of `config.json`: the architecture and every field."""
+    return {"architecture": architecture(config)} | dataclasses.asdict(config)
+
+
+def from_json(content: Any) -> ModelConfig:
+    """The inverse of `to_json`. Every field must be known and, as JSON, of its default's type.
+
+    Raises:
+        ValueError: the architecture or a field is unknown, missing or malformed.
+    """
+    name = content.get("architecture") if isinstance(content, dict) else None
+    if name not in CONFIGS:
+        raise ValueError(f"architecture {name!r} is unknown; expected one of {sorted(CONFIGS)}")
+    kind = CONFIGS[name]
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    given = {key: value for key, value in content.items() if key != "architecture"}
+    if given.keys() != fields.keys():
+        unknown, missing = sorted(given.keys() - fields.keys()), sorted(fields.keys() - given.keys())
+        raise ValueError(f"{name} config has unknown fields {unknown} and lacks {missing}")
+    values = {}
+    for key, value in given.items():
+        default = fields[key].default
+        value = tuple(value) if isinstance(value, list) else value
+        same_type = type(value) is type(default) or (type(value), type(default)) == (int, float)
+        if not same_type:
+            raise ValueError(f"{name} config: {key} is {value!r}; expected something like {default!r}")
+        values[key] = value
+    return kind(**values)
+
+
+def _require_positive(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        values = value if isinstance(value, tuple) else (value,)
+        if not values or any(not isinstance(item, int) or item < 1 for item in values):
+            raise ValueError(f"{name} {value} must be positive integers")
+
+
+def _require_odd(config: Any, name: str) -> None:
+    value = getattr(config, name)
+    if value < 1 or value % 2 == 0:
+        raise ValueError(f"{name} {value} must be odd, so that the padding keeps the image's size")
+
+
+def _require_divisible(config: Any, name: str, divisor: int, why: str) -> None:
+    value = getattr(config, name)
+    if value % divisor:
+        near = max(divisor, value // divisor * divisor)
+        raise ValueError(f"{name} {value} must divide by {divisor} ({why}); try {near}")
+
+
+def _require_choice(config: Any, name: str, choices: tuple[str, ...]) -> None:
+    if getattr(config, name) not in choices:
+        raise ValueError(f"{name} {getattr(config, name)!r} must be one of {choices}")
+
+
+def _require_rate(config: Any, name: str) -> None:
+    if not 0 <= getattr(config, name) < 1:
+        raise ValueError(f"{name} {getattr(config, name)} must be in [0, 1)")
+
+
+def _require_training_defaults(config: Any) -> None:
+    if not 0 < config.batch_norm_momentum <= 1 or config.batch_norm_epsilon <= 0:
+        raise ValueError("batch_norm_momentum must be in (0, 1] and batch_norm_epsilon positive")
+    _require_choice(config, "initializer", tuple(INITIALIZER_GAINS))

@@ -1,0 +1,1 @@
+"""Data sets as numpy, framework-free: `images` loads and splits, `batches` orders and augments."""

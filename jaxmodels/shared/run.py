@@ -1,0 +1,167 @@
+"""A run on disk: what was asked for, its history, its results; the same for every engine.
+
+    DIR/run.json           task, engine, source, classes, normalisation
+        history.jsonl      a line an epoch
+        checkpoints/       to resume from, in the engine's own format
+        model.safetensors  final weights, with config.json: any engine loads them
+        metrics.json predictions.csv plots/ tensorboard/
+"""
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jaxmodels.shared import configs
+from jaxmodels.shared.tasks import Task
+from jaxmodels.shared.weights import read_json, replaced, write_json
+
+Kind = TypeVar("Kind")
+Row = dict[str, Any]
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss became NaN or infinite; the message names the step and the batch."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What identifies a run: the resolved task, the engine, and the data it met."""
+
+    task: Task
+    engine: str
+    source: str
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def start(folder: Path, run: Run, *, resume: bool) -> None:
+    """Claims the folder for this run, or checks that a resumed run is the same one.
+
+    Raises:
+        ValueError: the folder holds a run and `resume` is off, holds none and it is on, or holds
+            another one; the fields that differ are listed.
+    """
+    path = folder / "run.json"
+    if resume:
+        before, now = _flatten(read_json(path)), _flatten(_to_json(run))
+        keys = sorted(before.keys() | now.keys())
+        changed = [f"{k}: {before.get(k)} -> {now.get(k)}" for k in keys if before.get(k) != now.get(k)]
+        if changed:
+            raise ValueError(
+                f"--resume: {folder} was started otherwise; repeat its settings or choose another "
+                "--out. Changed:\n  " + "\n  ".join(changed)
+            )
+    elif path.exists():
+        raise ValueError(f"{folder} already holds a run; add --resume or choose another --out")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, _to_json(run))
+
+
+def load(folder: Path) -> Run:
+    """Reads `run.json` back; malformed content is a ValueError that names the file."""
+    path = Path(folder) / "run.json"
+    content = read_json(path)
+    try:
+        return _build(Run, content, "run")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+@dataclass
+class Recorder:
+    """Keeps the history and decides what an epoch's end means: best so far, or time to stop."""
+
+    folder: Path
+    patience: int
+    rows: list[Row] = dataclasses.field(default_factory=list)
+
+    @property
+    def best(self) -> Row | None:
+        """The epoch with the lowest validation loss; None without a validation split."""
+        scored = [row for row in self.rows if row["validation_loss"] is not None]
+        return min(scored, key=lambda row: row["validation_loss"], default=None)
+
+    @property
+    def improved(self) -> bool:
+        """Whether the last epoch is the best."""
+        return bool(self.rows) and self.best is self.rows[-1]
+
+    @property
+    def should_stop(self) -> bool:
+        best = self.best
+        return bool(
+            self.patience and best and self.rows[-1]["epoch"] - best["epoch"] >= self.patience
+        )
+
+    def append(self, row: Row) -> None:
+        """Adds an epoch's row, on disk too."""
+        self.rows.append(row)
+        self._write()
+
+    def rewind(self, epochs: int) -> None:
+        """Takes up the history that a checkpoint of `epochs` finished epochs belongs to."""
+        lines = (self.folder / "history.jsonl").read_text().splitlines() if epochs else []
+        self.rows = [json.loads(line) for line in lines[:epochs]]
+        self._write()
+
+    def _write(self) -> None:
+        # Rewritten whole: a few hundred short lines, and never a torn last one.
+        with replaced(self.folder / "history.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+
+
+def check_finite(loss: float, step: int, steps_per_epoch: int, rows: list[int]) -> None:
+    """Raises NonFiniteLossError unless the loss of `step` is a number."""
+    if not math.isfinite(loss):
+        raise NonFiniteLossError(
+            f"the loss is {loss} at step {step} (epoch {step // steps_per_epoch + 1}, batch "
+            f"{step % steps_per_epoch} of {steps_per_epoch}, training rows "
+            f"{', '.join(map(str, rows[:8]))}{', ...' if len(rows) > 8 else ''}); the last good "
+            "checkpoint is kept. Try a lower --optimizer.learning-rate or --optimizer.clip-norm 1"
+        )
+
+
+def _to_json(run: Run) -> dict[str, Any]:
+    content = json.loads(json.dumps(dataclasses.asdict(run)))
+    content["task"]["model"] = configs.to_json(run.task.model)
+    return json.loads(json.dumps(content))
+
+
+def _build(kind: Any, value: Any, label: str) -> Any:
+    """Fills dataclasses from parsed JSON by their annotations, strictly."""
+    if kind == configs.ModelConfig:
+        return configs.from_json(value)
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        if not isinstance(value, dict) or value.keys() != hints.keys():
+            raise ValueError(f"{label}: expected the fields {sorted(hints)}")
+        return kind(**{key: _build(hints[key], value[key], f"{label}.{key}") for key in hints})
+    origin = typing.get_origin(kind)
+    if origin is tuple and isinstance(value, list):
+        inner = typing.get_args(kind)[0]
+        return tuple(_build(inner, item, label) for item in value)
+    if origin is typing.Literal and value in typing.get_args(kind):
+        return value
+    if kind is float and type(value) in (int, float):
+        return float(value)
+    if kind in (int, str, bool) and type(value) is kind:
+        return value
+    raise ValueError(f"{label}: {value!r} is not of type {kind}")
+
+
+def _flatten(content: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(content, dict):
+        return {prefix: content}
+    return {
+        key: value
+        for name, item in content.items()
+        for key, value in _flatten(item, f"{prefix}.{name}".lstrip(".")).items()
+    }

@@ -1,0 +1,182 @@
+"""The tasks: data set + model config + loss + optimizer + budget + target, as plain data.
+
+A task is described once and runs on every engine. `TASKS` is the registry that `scripts/train.py`
+and `scripts/parity.py` list; a new task is a new row. The budgets are for CIFAR-10; on the embedded
+sample (`--source sample`, 1,797 digits) the same recipe runs unchanged and takes a minute or less.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jaxmodels.shared.configs import (
+    CNNConfig,
+    LogisticRegressionConfig,
+    ModelConfig,
+    ResNetConfig,
+    SimpleCNNConfig,
+)
+from jaxmodels.shared.schedules import ScheduleConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How a data set is split and augmented. The padding is in pixels on each side."""
+
+    dataset: Literal["cifar10"] = "cifar10"
+    validation_fraction: float = 0.1
+    split_seed: int = 0  # apart from the training seed, so that every seed meets the same test
+    crop_padding: int = 4
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(
+                f"data.validation_fraction {self.validation_fraction} must be in [0, 1)"
+            )
+        if self.crop_padding < 0:
+            raise ValueError(f"data.crop_padding {self.crop_padding} must not be negative")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """SGD with momentum, or AdamW (Loshchilov & Hutter 2019).
+
+    For sgd, `weight_decay` is L2: decay * parameter joins the gradient before the momentum. For
+    adamw it is decoupled: rate * decay * parameter leaves the parameter directly. `decay_mask`
+    "kernels" spares biases and norms. `l1` adds l1 * sign(parameter) to the gradient, under the
+    same mask. `clip_norm` scales the whole gradient (before L1 and L2) to at most that norm; 0 is
+    off.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    decay_mask: Literal["all", "kernels"] = "kernels"
+    l1: float = 0.0
+    clip_norm: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.name not in ("sgd", "adamw"):
+            raise ValueError(f"optimizer.name {self.name!r} must be sgd or adamw")
+        if self.decay_mask not in ("all", "kernels"):
+            raise ValueError(f"optimizer.decay_mask {self.decay_mask!r} must be all or kernels")
+        for name in ("learning_rate", "epsilon"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"optimizer.{name} {getattr(self, name)} must be positive")
+        for name in ("momentum", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optimizer.{name} {getattr(self, name)} must be in [0, 1)")
+        for name in ("weight_decay", "l1", "clip_norm"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"optimizer.{name} {getattr(self, name)} must not be negative")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("optimizer.nesterov needs optimizer.momentum above 0; try 0.9")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The budget and what happens on the way.
+
+    `precision` "bfloat16" computes convolutions and linear layers in bfloat16; parameters,
+    normalisation statistics and the loss stay float32. `early_stopping_patience` and
+    `checkpoint_every_steps` are off at 0 (a checkpoint is always written at an epoch's end).
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    evaluation_batch_size: int = 500
+    seed: int = 0
+    label_smoothing: float = 0.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    early_stopping_patience: int = 0
+    checkpoint_every_steps: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "evaluation_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"training.{name} {getattr(self, name)} must be at least 1")
+        for name in ("early_stopping_patience", "checkpoint_every_steps", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"training.{name} {getattr(self, name)} must not be negative")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"training.label_smoothing {self.label_smoothing} must be in [0, 1)")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(
+                f"training.precision {self.precision!r} must be float32 or bfloat16"
+            )
+
+
+@dataclass(frozen=True)
+class ParityConfig:
+    """What the statistical rungs spend and tolerate. The bounds of the others are the ladder's.
+
+    `accuracy_margin`: the two one-sided tests must show |difference| below it (a fraction).
+    """
+
+    curve_steps: int = 200
+    metric_epochs: int = 8
+    accuracy_margin: float = 0.02
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task. `target_accuracy` is the test accuracy its recipe reaches on CIFAR-10."""
+
+    name: str
+    description: str
+    model: ModelConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    parity: ParityConfig = field(default_factory=ParityConfig)
+    target_accuracy: float = 0.0
+
+
+_TASKS = (
+    Task(
+        name="cifar10-logistic",
+        description="logistic regression on raw pixels: the baseline of every figure",
+        model=LogisticRegressionConfig(),
+        data=DataConfig(crop_padding=0),
+        optimizer=OptimizerConfig(learning_rate=0.01, weight_decay=1e-4),
+        schedule=ScheduleConfig(name="cosine"),
+        training=TrainingConfig(epochs=10),
+        target_accuracy=0.38,
+    ),
+    Task(
+        name="cifar10-simplecnn",
+        description="2 convolutions + 2 pools + 3 linear layers, with BatchNorm and dropout",
+        model=SimpleCNNConfig(batch_norm=True, dropout_rate=0.1),
+        optimizer=OptimizerConfig(name="adamw", learning_rate=2e-3, weight_decay=1e-2),
+        schedule=ScheduleConfig(name="one-cycle", warmup_fraction=0.25),
+        training=TrainingConfig(epochs=20),
+        target_accuracy=0.73,
+    ),
+    Task(
+        name="cifar10-cnn",
+        description="VGG-style net of 6 convolutions with BatchNorm and dropout",
+        model=CNNConfig(),
+        optimizer=OptimizerConfig(name="adamw", learning_rate=2e-3, weight_decay=1e-2, clip_norm=1.0),
+        schedule=ScheduleConfig(name="cosine", warmup_fraction=0.1),
+        training=TrainingConfig(epochs=20, label_smoothing=0.1),
+        target_accuracy=0.82,
+    ),
+    Task(
+        name="cifar10-resnet20",
+        description="ResNet-20 of He et al. 2016, 0.27M parameters, SGD with Nesterov momentum",
+        model=ResNetConfig(depth=20),
+        data=DataConfig(validation_fraction=0.02),
+        optimizer=OptimizerConfig(learning_rate=0.2, nesterov=True, weight_decay=5e-4),
+        schedule=ScheduleConfig(name="one-cycle", warmup_fraction=0.25),
+        training=TrainingConfig(epochs=40),
+        target_accuracy=0.88,
+    ),
+)
+
+TASKS: dict[str, Task] = {task.name: task for task in _TASKS}

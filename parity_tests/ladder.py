@@ -1,0 +1,250 @@
+"""The parity ladder: rungs that anyone can climb with a pair of models.
+
+>>> report = compare(flax_model, torch_model, {"image": images, "label": labels})
+>>> report.ok, report.verdicts[0].where
+
+Each rung is proved in float64 (relative error of every tensor, by its norm) and judged in float32:
+each framework's distance from the float64 truth, over the other's. The bounds are in `BOUNDS`.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+from flax import nnx
+from torch import nn
+
+from jaxmodels import state
+from jaxmodels.shared.weights import (
+    WeightRules,
+    check_match,
+    to_flax_layout,
+    to_torch_layout,
+    without_ignored,
+)
+from parity_tests.pairs import (
+    Arrays,
+    Dtype,
+    Observation,
+    Pair,
+    Recipe,
+    call_flax,
+    call_torch,
+    hot_leaves,
+    observe_forward,
+    observe_gradient,
+    observe_steps,
+)
+from parity_tests.report import environment
+from parity_tests.results import LeafError, Report, Verdict
+from torchref.weights import load_tensors, read_tensors
+
+BOUNDS: dict[tuple[str, str], float] = {
+    ("weights", "float32"): 0,
+    ("forward", "float64"): 1e-12,
+    ("gradient", "float64"): 1e-10,
+    ("step", "float64"): 1e-9,
+    ("forward", "float32"): 4,
+    ("gradient", "float32"): 4,
+    ("step", "float32"): 4,
+    ("curve", "float32"): 4,
+    ("resume", "float32"): 0,
+}
+
+CLAIMS: dict[str, str] = {
+    "weights": "every tensor makes the trip Flax -> torch -> Flax, and back, bit for bit; nothing "
+    "is left over; fresh models are drawn from the same distributions",
+    "forward": "every block's output and the logits agree, in training and evaluation mode",
+    "gradient": "the loss and its gradient by every parameter agree",
+    "step": "parameters, optimizer slots and BatchNorm statistics agree after ten steps",
+    "curve": "over hundreds of steps on the same batches, Flax's loss stays as close to torch's as "
+    "torch stays to itself when its weights are moved by one unit in the last place",
+    "metric": "the test accuracies over several seeds are equivalent (paired TOST, 90% interval)",
+    "resume": "a run stopped and resumed is bit for bit the run that was not",
+}
+
+OBSERVERS: dict[str, Callable[[Pair, list[Arrays], Dtype], list[Observation]]] = {
+    "forward": observe_forward,
+    "gradient": observe_gradient,
+    "step": observe_steps,
+}
+
+# Errors below one unit in the last place of float32 are equal: their ratio is luck.
+FLOAT32_FLOOR = float(np.finfo(np.float32).eps)
+
+
+def compare(
+    flax_model: nnx.Module,
+    torch_model: nn.Module,
+    batch: Mapping[str, np.ndarray],
+    *,
+    weight_rules: WeightRules | None = None,
+    name: str = "pair",
+    rungs: Iterable[str] = ("weights", "forward", "gradient", "step"),
+    recipe: Recipe | None = None,
+    flax_call: Callable[[nnx.Module, dict[str, Any], bool], jax.Array] = call_flax,
+    torch_call: Callable[[nn.Module, dict[str, Any]], torch.Tensor] = call_torch,
+    hot: bool = True,
+) -> Report:
+    """Climbs the ladder with any Flax NNX model and its torch twin.
+
+    Args:
+        batch: numpy arrays; "label" (B,) integers goes to the loss, the rest is for the calls.
+        weight_rules: how leaves correspond, where names or layouts are not this project's.
+        recipe: optimizer, learning rate and loss of the step rung [SGD with momentum at 0.01].
+        flax_call: (model, batch, train) -> logits [model(batch["image"], train=train)].
+        torch_call: (model, batch) -> logits [model(batch["image"])]; its mode is set for it.
+        hot: draw weights at which differences show; False compares at Flax's own weights.
+
+    Raises:
+        ValueError: an unknown rung, or a model that holds more than parameters and statistics.
+    """
+    recipe = recipe or Recipe()
+    pair = Pair(
+        name,
+        flax_model,
+        torch_model,
+        dict(batch),
+        weight_rules or WeightRules(),
+        recipe,
+        recipe,
+        flax_call,
+        torch_call,
+    )
+    return Report(
+        command=f"compare({name!r})",
+        environment=environment(),
+        verdicts=tuple(climb(pair, rungs, hot=hot)),
+        rung_claims=CLAIMS,
+    )
+
+
+def climb(pair: Pair, rungs: Iterable[str], *, hot: bool = True, draws: int = 4) -> list[Verdict]:
+    """The verdicts of the rungs that need no data set, in order.
+
+    `draws` sets of hot weights are averaged for float32, where one draw's rounding is luck.
+    """
+    verdicts = []
+    for rung in rungs:
+        if rung == "weights":
+            verdicts.append(weights_rung(pair))
+        elif rung in OBSERVERS:
+            verdicts += observe_rung(pair, rung, hot=hot, draws=draws)
+        else:
+            raise ValueError(f"rung {rung!r} is unknown here; expected weights, {', '.join(OBSERVERS)}")
+    return verdicts
+
+
+def weights_rung(pair: Pair) -> Verdict:
+    """Flax -> torch -> Flax and torch -> Flax -> torch, and the scale of fresh weights."""
+    leaves = {k: v.astype(np.float32) for k, v in hot_leaves(pair, 0).items()}
+    differing: list[LeafError] = []
+    try:
+        load_tensors(pair.torch, to_torch_layout(leaves, pair.rules))
+        tensors = read_tensors(pair.torch)
+        back = to_flax_layout(tensors, pair.shapes(), pair.rules)
+        again = to_torch_layout(back, pair.rules)
+        check_match(*({k: v.shape for k, v in d.items()} for d in (without_ignored(tensors), again)))
+        differing = [_bits_differ(name, back[name], leaves[name]) for name in leaves]
+        differing += [_bits_differ(name, again[name], tensors[name]) for name in again]
+        if pair.fresh:
+            differing += _compare_initialisers(pair)
+    except ValueError as error:
+        lines = str(error).splitlines()
+        return _verdict(pair, "weights", "float32", [LeafError(line.strip(), math.inf) for line in lines[-1:]])
+    count = sum(leaf.value for leaf in differing)
+    worst = max(differing, key=lambda leaf: leaf.value)
+    where = worst.name if count else f"all {len(leaves)} tensors"
+    first = next((leaf.name for leaf in differing if leaf.value), "")
+    return Verdict(
+        pair.name, "weights", "float32", count, 0, where, first, leaves=tuple(differing)
+    )
+
+
+def observe_rung(pair: Pair, rung: str, *, hot: bool, draws: int) -> list[Verdict]:
+    """Both frameworks in both precisions: the float64 and the float32 verdict."""
+    observe = OBSERVERS[rung]
+    weights = [hot_leaves(pair, n) for n in range(draws)] if hot else [_own_leaves(pair)]
+    try:
+        in64, in32 = observe(pair, weights, "float64"), observe(pair, weights, "float32")
+    except (ValueError, TypeError, RuntimeError) as error:
+        failure = [LeafError(str(error).strip().splitlines()[0], math.inf)]
+        return [_verdict(pair, rung, dtype, failure) for dtype in ("float64", "float32")]
+    names = list(in64[0][1])
+    extra = [n for n in in64[0][0] if n not in in64[0][1]]
+    leaves64 = [
+        LeafError(n, max(relative_error(flax.get(n), truth[n]) for flax, truth in in64))
+        for n in names
+    ] + [LeafError(f"only in Flax: {n}", math.inf) for n in extra]
+    leaves32 = []
+    for name in names:
+        truths = [truth[name] for _, truth in in64]
+        flax = [relative_error(f.get(name), t) for (f, _), t in zip(in32, truths, strict=True)]
+        other = [relative_error(o[name], t) for (_, o), t in zip(in32, truths, strict=True)]
+        leaves32.append(LeafError(name, error_ratio(flax, other)))
+    return [
+        _verdict(pair, rung, "float64", leaves64),
+        _verdict(pair, rung, "float32", leaves32),
+    ]
+
+
+def relative_error(found: np.ndarray | None, truth: np.ndarray) -> float:
+    """|found - truth| / |truth| by the Euclidean norm; infinite for a NaN or another shape."""
+    if found is None or found.shape != truth.shape:
+        return math.inf
+    distance = float(np.linalg.norm(found - truth))
+    norm = float(np.linalg.norm(truth))
+    if not math.isfinite(distance):
+        return math.inf
+    if norm == 0:
+        return 0.0 if distance == 0 else math.inf
+    return distance / norm
+
+
+def error_ratio(first: list[float], second: list[float]) -> float:
+    """The larger of two root-mean-square errors over the smaller, both at least one ulp."""
+    errors = [max(float(np.sqrt(np.mean(np.square(e)))), FLOAT32_FLOOR) for e in (first, second)]
+    return math.inf if math.isinf(max(errors)) else max(errors) / min(errors)
+
+
+def _verdict(pair: Pair, rung: str, dtype: str, leaves: list[LeafError]) -> Verdict:
+    bound = BOUNDS[rung, dtype]
+    worst = max(leaves, key=lambda leaf: leaf.value)
+    first = next((leaf.name for leaf in leaves if not leaf.value <= bound), "")
+    return Verdict(
+        pair.name, rung, dtype, worst.value, bound, worst.name, first, leaves=tuple(leaves)
+    )
+
+
+def _bits_differ(name: str, found: np.ndarray, expected: np.ndarray) -> LeafError:
+    same = found.shape == expected.shape and found.tobytes() == expected.tobytes()
+    return LeafError(name, 0.0 if same else 1.0)
+
+
+def _own_leaves(pair: Pair) -> Arrays:
+    return {name: value.astype(np.float64) for name, value in state.read_leaves(pair.flax).items()}
+
+
+def _compare_initialisers(pair: Pair, *, draws: int = 8, sigmas: float = 6) -> list[LeafError]:
+    """1 for each leaf whose fresh values differ in mean or scale by more than chance allows."""
+    assert pair.fresh is not None
+    make_flax, make_torch = pair.fresh
+    flax = [state.read_leaves(make_flax(seed)) for seed in range(draws)]
+    shapes = pair.shapes()
+    torch_ = [
+        to_flax_layout(read_tensors(make_torch(seed)), shapes, pair.rules) for seed in range(draws)
+    ]
+    found = []
+    for name in shapes:
+        samples = [np.concatenate([d[name].ravel() for d in side]) for side in (flax, torch_)]
+        count = samples[0].size
+        scales = [float(np.sqrt(np.mean(np.square(s)))) for s in samples]
+        pooled = max(scales)
+        # The standard error of a normal sample's root mean square is scale / sqrt(2 count).
+        scale_gap = abs(scales[0] - scales[1]) > sigmas * pooled / math.sqrt(count)
+        mean_gap = abs(samples[0].mean() - samples[1].mean()) > sigmas * pooled * math.sqrt(2 / count)
+        found.append(LeafError(f"fresh {name}", float(scale_gap or mean_gap)))
+    return found

@@ -1,0 +1,115 @@
+"""What the ladder measures, as plain data: verdicts, errors leaf by leaf, curves and accuracies.
+
+The rungs make these, `report.py` draws them, and `report.json` is the list of verdicts.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class LeafError:
+    """One tensor's figure: a block's output, a parameter's gradient, an optimizer slot."""
+
+    name: str
+    value: float
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.value)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One cell of the matrix: `value` must not exceed `bound`; `where` names the worst leaf.
+
+    `leaves` are in order of execution (forward) or of the parameters; `first_divergence` is the
+    first of them over the bound, or "" if none is.
+    """
+
+    task: str
+    rung: str
+    dtype: str
+    value: float
+    bound: float
+    where: str
+    first_divergence: str = ""
+    note: str = ""
+    leaves: tuple[LeafError, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return math.isfinite(self.value) and self.value <= self.bound
+
+    def row(self) -> dict[str, object]:
+        """The verdict's line in `report.json`; a value that is not finite becomes null."""
+        value = self.value if math.isfinite(self.value) else None
+        return {
+            "task": self.task,
+            "rung": self.rung,
+            "dtype": self.dtype,
+            "value": value,
+            "bound": self.bound,
+            "ok": self.ok,
+            "where": self.where,
+        }
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Losses by step: one Flax run, one torch run, and torch's runs perturbed by one ulp."""
+
+    task: str
+    flax: tuple[float, ...]
+    torch: tuple[float, ...]
+    perturbed: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Accuracies:
+    """Final test accuracies by seed, paired, and the interval of the two one-sided tests."""
+
+    task: str
+    flax: tuple[float, ...]
+    torch: tuple[float, ...]
+    margin: float
+    interval: tuple[float, float]
+    confidence: float
+
+
+@dataclass(frozen=True)
+class AuditRow:
+    """One injected difference: the rung that caught it and by what factor over its bound.
+
+    `factor` is the measured value over the bound (infinite for a NaN or a shape mismatch), and at
+    most 1 where nothing caught it. `expected_rung` is where it had to be caught.
+    """
+
+    mutation: str
+    topic: str
+    pair: str
+    expected_rung: str
+    caught_by: tuple[str, ...]
+    factor: float
+    where: str
+
+    @property
+    def ok(self) -> bool:
+        return self.expected_rung in self.caught_by
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything one run of the ladder found."""
+
+    command: str
+    environment: dict[str, str]
+    verdicts: tuple[Verdict, ...] = ()
+    curves: tuple[Curves, ...] = ()
+    accuracies: tuple[Accuracies, ...] = ()
+    audit: tuple[AuditRow, ...] = ()
+    rung_claims: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        return all(v.ok for v in self.verdicts) and all(row.ok for row in self.audit)

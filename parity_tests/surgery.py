@@ -1,0 +1,115 @@
+"""Surgery on a pair's models: record every block's output, share dropout masks.
+
+The models know nothing of this: modules get a subclass of their own class for the occasion.
+"""
+
+import copy
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+from torch import nn
+
+
+def dropout_mask(name: str, shape: tuple[int, ...], rate: float) -> np.ndarray:
+    """The mask that both frameworks' dropout layer `name` uses: kept values are 1 / (1 - rate)."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    return (rng.random(shape) >= rate) / (1 - rate)
+
+
+def share_flax_dropout(model: nnx.Module) -> nnx.Module:
+    """The model, its dropout layers drawing `dropout_mask`, in place."""
+    for name, module in flax_modules(model):
+        if isinstance(module, nnx.Dropout):
+
+            def call(self: Any, x: jax.Array, *, deterministic: bool, name: str = name, **_: Any):
+                if deterministic or not self.rate:
+                    return x
+                return x * jnp.asarray(dropout_mask(name, x.shape, self.rate), x.dtype)
+
+            replace_call(module, call)
+    return model
+
+
+def share_torch_dropout(model: nn.Module) -> nn.Module:
+    """A copy of the model whose dropout layers draw `dropout_mask`."""
+    model = copy.deepcopy(model)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Dropout):
+
+            def hook(module: nn.Dropout, inputs: Any, output: torch.Tensor, name: str = name):
+                x = inputs[0]
+                if not module.training or not module.p:
+                    return x
+                shape = _channels_last(x).shape
+                mask = torch.from_numpy(dropout_mask(name, tuple(shape), module.p))
+                return x * _channels_first(mask).to(x.dtype)
+
+            module.register_forward_hook(hook)
+    return model
+
+
+@contextmanager
+def recorded_flax(model: nnx.Module) -> Iterator[dict[str, jax.Array]]:
+    """Collects each submodule's output by dotted path, in order of execution."""
+    outputs: dict[str, jax.Array] = {}
+    for name, module in flax_modules(model):
+        if name and callable(module):
+            original = type(module).__call__
+
+            def call(
+                self: Any, *args: Any, name: str = name, original: Callable[..., Any] = original, **kw: Any
+            ):
+                outputs[name] = original(self, *args, **kw)
+                return outputs[name]
+
+            replace_call(module, call)
+    yield outputs
+
+
+@contextmanager
+def recorded_torch(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
+    """Collects each submodule's output by dotted path, channels last, in order of execution."""
+    outputs: dict[str, torch.Tensor] = {}
+    handles = []
+    for name, module in model.named_modules():
+        if name:
+
+            def hook(module: nn.Module, inputs: Any, output: torch.Tensor, name: str = name) -> None:
+                outputs[name] = _channels_last(output).clone()  # a later relu may be in place
+
+            handles.append(module.register_forward_hook(hook))
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def replace_call(module: nnx.Module, call: Callable[..., Any]) -> None:
+    """Gives one module another `__call__`: Python looks it up on the class, so it gets its own."""
+    kind = type(module)
+    module.__class__ = type(kind.__name__, (kind,), {"__call__": call})
+
+
+def flax_modules(model: nnx.Module) -> list[tuple[str, nnx.Module]]:
+    """Every module by dotted path, the model itself as ""."""
+    return [
+        (".".join(map(str, path)), module)
+        for path, module in nnx.iter_modules(model)
+        if not isinstance(module, nnx.List)
+    ]
+
+
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
+
+
+def _channels_first(x: torch.Tensor) -> torch.Tensor:
+    return x.permute(0, 3, 1, 2) if x.ndim == 4 else x

@@ -1,0 +1,205 @@
+"""The PyTorch Lightning engine: the same steps inside Lightning's Trainer.
+
+`LitClassifier` and `ImageDataModule` are an ordinary LightningModule and LightningDataModule, free
+to be put into a Trainer of one's own; `fit_lightning` is what `--engine lightning` runs.
+"""
+
+import time
+import warnings
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch.utils.data import DataLoader, IterableDataset
+
+from jaxmodels.shared.data.batches import steps_per_epoch, training_batches
+from jaxmodels.shared.data.images import ImageData
+from jaxmodels.shared.loop import validate
+from jaxmodels.shared.progress import Progress
+from jaxmodels.shared.run import Recorder, check_finite
+from jaxmodels.shared.schedules import learning_rate
+from jaxmodels.shared.tasks import Task
+from torchref.engines.plain import TorchEngine
+from torchref.models import create
+from torchref.optim import make_optimizer, prepare_gradients, set_learning_rate
+from torchref.step import Batch, training_loss
+
+
+class LitClassifier(lightning.LightningModule):
+    """A task's model, loss, optimizer and schedule."""
+
+    def __init__(self, task: Task, *, total_steps: int):
+        super().__init__()
+        self.task = task
+        self.total_steps = total_steps
+        self.model = create(task.model, seed=task.training.seed)
+
+    def training_step(self, batch: Batch, batch_index: int) -> dict[str, torch.Tensor]:
+        seed = self.task.training.seed
+        return training_loss(self.task, self.model, batch, step=self.global_step, seed=seed)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        prepare_gradients(self.task.optimizer, self.model)
+        set_learning_rate(optimizer, self.rate(self.global_step))
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        peak = self.task.optimizer.learning_rate
+        return learning_rate(self.task.schedule, peak, step, self.total_steps)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return make_optimizer(self.task.optimizer, self.model)
+
+
+class ImageDataModule(lightning.LightningDataModule):
+    """The shared training batches, epoch by epoch."""
+
+    def __init__(self, task: Task, data: ImageData):
+        super().__init__()
+        self.task = task
+        self.data = data
+
+    def train_dataloader(self) -> DataLoader:
+        assert self.trainer is not None
+        dataset = _Epoch(self.task, self.data, self.trainer.current_epoch)
+        return DataLoader(dataset, batch_size=None)  # the batches are made already
+
+
+class _Epoch(IterableDataset):
+    """One epoch's batches; a sized iterable, so that Lightning knows where the epoch ends."""
+
+    def __init__(self, task: Task, data: ImageData, epoch: int):
+        self.task = task
+        self.data = data
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return steps_per_epoch(len(self.data.train.labels), self.task.training.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        batches = training_batches(
+            self.data,
+            self.task.data,
+            batch_size=self.task.training.batch_size,
+            seed=self.task.training.seed,
+            start_step=self.epoch * len(self),
+        )
+        for batch in islice(batches, len(self)):
+            yield {name: torch.from_numpy(value) for name, value in batch.items()}
+
+
+class RunRecorder(Callback):
+    """Writes the run's history, shows progress, checks the loss, stops early."""
+
+    def __init__(self, task: Task, data: ImageData, recorder: Recorder, engine: TorchEngine):
+        self.task = task
+        self.data = data
+        self.recorder = recorder
+        self.engine = engine
+        self.steps = steps_per_epoch(len(data.train.labels), task.training.batch_size)
+
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        self.recorder.rewind(trainer.current_epoch)
+        training = self.task.training
+        self.bar = Progress(
+            training.epochs, self.steps, training.batch_size, done=trainer.global_step
+        )
+        self.bar.__enter__()
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        self.started = time.perf_counter()
+        self.sums = {"loss": 0.0, "accuracy": 0.0}
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss, accuracy = float(outputs["loss"]), float(outputs["accuracy"])
+        check_finite(loss, trainer.global_step - 1, self.steps, batch["index"].tolist())
+        self.sums["loss"] += loss
+        self.sums["accuracy"] += accuracy
+        self.bar.advance(loss, accuracy)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        seconds = time.perf_counter() - self.started
+        row = {
+            "epoch": trainer.current_epoch + 1,
+            "train_loss": self.sums["loss"] / self.steps,
+            "train_accuracy": self.sums["accuracy"] / self.steps,
+            "learning_rate": module.rate(trainer.global_step - 1),
+            "seconds": seconds,
+            "images_per_second": self.steps * self.task.training.batch_size / seconds,
+            "steps_per_second": self.steps / seconds,
+            "data_wait_fraction": None,  # Lightning does not say
+        } | validate(self.task, self.data, self.engine.logits)
+        self.recorder.append(row)
+        self.bar.end_epoch(row)
+        monitored = row["validation_loss"]
+        if monitored is not None:  # what the "best" ModelCheckpoint watches
+            trainer.callback_metrics["validation_loss"] = torch.tensor(monitored)
+        trainer.should_stop = trainer.should_stop or self.recorder.should_stop
+
+    def on_fit_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        self.bar.__exit__()
+
+
+def fit_lightning(
+    task: Task, data: ImageData, folder: Path, *, resume: bool
+) -> tuple[TorchEngine, Recorder]:
+    """Trains in Lightning's Trainer; returns a plain engine with the final weights, and history.
+
+    Checkpoints are Lightning's own, `checkpoints/{last,best}.ckpt`, written at each epoch's end.
+
+    Raises:
+        ValueError: `resume` is on and there is no checkpoint.
+    """
+    training = task.training
+    steps = steps_per_epoch(len(data.train.labels), training.batch_size)
+    module = LitClassifier(task, total_steps=training.epochs * steps)
+    engine = TorchEngine(task, folder)
+    engine.model = module.model  # one model: the engine evaluates what Lightning trains
+    recorder = Recorder(folder, training.early_stopping_patience)
+    checkpoints = folder / "checkpoints"
+    last, best = checkpoints / "last.ckpt", checkpoints / "best.ckpt"
+    if resume and not last.exists():
+        raise ValueError(
+            f"{last} is missing, so there is nothing to resume from; start again without --resume, "
+            "in another --out"
+        )
+    callbacks: list[Callback] = [RunRecorder(task, data, recorder, engine)]
+    callbacks.append(
+        ModelCheckpoint(
+            checkpoints, "last", save_on_train_epoch_end=True, enable_version_counter=False
+        )
+    )
+    if len(data.validation.labels):
+        callbacks.append(
+            ModelCheckpoint(
+                checkpoints,
+                "best",
+                monitor="validation_loss",
+                save_on_train_epoch_end=True,
+                enable_version_counter=False,
+            )
+        )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")  # advice on workers and loggers
+        trainer = lightning.Trainer(
+            accelerator="auto",
+            devices=1,
+            max_epochs=training.epochs,
+            callbacks=callbacks,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            reload_dataloaders_every_n_epochs=1,
+            num_sanity_val_steps=0,
+        )
+        trainer.fit(module, ImageDataModule(task, data), ckpt_path=str(last) if resume else None)
+    if training.early_stopping_patience and recorder.best:
+        module.load_state_dict(torch.load(best, weights_only=True)["state_dict"])
+    engine.model = module.model.cpu()
+    return engine, recorder

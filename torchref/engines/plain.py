@@ -1,0 +1,92 @@
+"""The plain torch engine of the shared training loop, with checkpoints in safetensors.
+
+>>> engine = TorchEngine(task, folder)
+>>> history = fit(task, data, engine, folder, resume=False)
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from jaxmodels.shared.loop import Position
+from jaxmodels.shared.tasks import Task
+from jaxmodels.shared.weights import replaced
+from torchref.models import create
+from torchref.optim import make_optimizer
+from torchref.step import predict, train_step
+from torchref.weights import load_tensors, read_tensors
+
+
+class TorchEngine:
+    """Trains a task's model; `folder` receives the checkpoints."""
+
+    def __init__(self, task: Task, folder: Path):
+        self.task = task
+        self.folder = folder / "checkpoints"
+        self.model = create(task.model, seed=task.training.seed)
+        self.optimizer = make_optimizer(task.optimizer, self.model)
+
+    def train_step(self, batch: dict[str, np.ndarray], *, step: int, rate: float) -> dict[str, Any]:
+        inputs = {name: torch.from_numpy(batch[name]) for name in ("image", "label")}
+        seed = self.task.training.seed
+        return train_step(
+            self.task, self.model, self.optimizer, inputs, step=step, rate=rate, seed=seed
+        )
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        return predict(self.task, self.model, torch.from_numpy(images)).numpy()
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return read_tensors(self.model)
+
+    def load_weights(self, tensors: dict[str, np.ndarray]) -> None:
+        load_tensors(self.model, tensors)
+
+    def save(self, name: str, position: Position) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{name}.safetensors"
+        model = {f"model.{key}": value for key, value in self.model.state_dict().items()}
+        slots = {
+            f"optimizer.{index}.{key}": value
+            for index, state in self.optimizer.state_dict()["state"].items()
+            for key, value in state.items()
+            if value is not None
+        }
+        tensors = {key: value.contiguous() for key, value in (model | slots).items()}
+        try:
+            with replaced(path) as temporary:
+                save_file(tensors, temporary, metadata={"position": json.dumps(position)})
+        except (OSError, SafetensorError) as error:
+            raise OSError(
+                f"checkpoint {path} could not be written ({error}); free space and continue from "
+                "the last good one with --resume"
+            ) from error
+
+    def restore(self, name: str) -> Position:
+        path = self.folder / f"{name}.safetensors"
+        if not path.exists():
+            raise ValueError(
+                f"{path} is missing, so there is nothing to resume from; start again without "
+                "--resume, in another --out"
+            )
+        try:
+            with safe_open(path, "pt") as file:
+                position = json.loads(file.metadata()["position"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"checkpoint {path} is damaged: {error}") from None
+        content = self.optimizer.state_dict() | {"state": {}}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, slot = key.split(".")
+                content["state"].setdefault(int(index), {})[slot] = value
+        self.model.load_state_dict(
+            {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        )
+        self.optimizer.load_state_dict(content)
+        return position

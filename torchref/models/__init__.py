@@ -1,0 +1,21 @@
+"""The torch models and their registry; attribute names are those of `jaxmodels.models`."""
+
+import torch
+from torch import nn
+
+from jaxmodels.shared import configs
+from torchref.models.cnn import CNN, SimpleCNN
+from torchref.models.linear import LogisticRegression
+from torchref.models.resnet import ResNet
+
+MODELS: dict[type[configs.ModelConfig], type[nn.Module]] = {
+    configs.LogisticRegressionConfig: LogisticRegression,
+    configs.SimpleCNNConfig: SimpleCNN,
+    configs.CNNConfig: CNN,
+    configs.ResNetConfig: ResNet,
+}
+
+
+def create(config: configs.ModelConfig, *, seed: int = 0) -> nn.Module:
+    """The model that `config` describes, freshly initialised in float32, in training mode."""
+    return MODELS[type(config)](config, generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,35 @@
+"""The initialiser, activations and pooling that the torch models share."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from jaxmodels.shared.configs import INITIALIZER_GAINS
+
+ACTIVATIONS = {"relu": F.relu, "swish": F.silu}
+
+
+def initialize(model: nn.Module, initializer: str, generator: torch.Generator | None) -> None:
+    """Draws kernels from N(0, gain / fan_in) and zeroes biases; norms keep their ones and zeros."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            fan_in = module.weight[0].numel()
+            scale = (INITIALIZER_GAINS[initializer] / fan_in) ** 0.5
+            nn.init.normal_(module.weight, std=scale, generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def to_channels_first(images: torch.Tensor) -> torch.Tensor:
+    """(B, H, W, C) -> (B, C, H, W). The memory stays NHWC, which torch calls channels_last."""
+    return images.permute(0, 3, 1, 2)
+
+
+def flatten(x: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W) -> (B, H * W * C), in Flax's order, so that both share the next kernel."""
+    return x.permute(0, 2, 3, 1).flatten(1)
+
+
+def max_pool(x: torch.Tensor) -> torch.Tensor:
+    """The maximum of each 2x2 window: x (B, C, H, W) -> (B, C, H/2, W/2)."""
+    return F.max_pool2d(x, kernel_size=2, stride=2)

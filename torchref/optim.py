@@ -1,0 +1,78 @@
+"""The optimizers a task names, as torch's own; the twins of `jaxmodels.optim`.
+
+The learning rate of a step comes from `jaxmodels.shared.schedules` through `set_learning_rate`.
+"""
+
+import torch
+from torch import nn
+
+from jaxmodels.shared.tasks import OptimizerConfig
+
+
+def make_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """torch's optimizer with two groups: the decayed parameters and the spared ones."""
+    decayed, spared = [], []
+    for parameter in model.parameters():
+        (decayed if _decays(config, parameter) else spared).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": spared, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.name == "sgd":
+        return torch.optim.SGD(
+            groups,
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+        )
+    betas = (config.beta1, config.beta2)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.epsilon)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Gives every parameter group the rate of this step."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+@torch.no_grad()
+def prepare_gradients(config: OptimizerConfig, model: nn.Module) -> None:
+    """Clips the gradients by their global norm, then adds L1's; call before `optimizer.step`.
+
+    torch's own `clip_grad_norm_` divides by norm + 1e-6, which no other framework does.
+    """
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if config.clip_norm:
+        norm = torch.linalg.vector_norm(
+            torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
+        )
+        scale = torch.clamp(config.clip_norm / norm, max=1.0)
+        torch._foreach_mul_(gradients, scale)
+    if config.l1:
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if _decays(config, parameter):
+                gradient.add_(parameter.sign(), alpha=config.l1)
+
+
+def slots(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, dict[str, torch.Tensor]]:
+    """The optimizer's per-parameter memory by its common name, for the ladder."""
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state[parameter].items():
+            if key in _SLOT_NAMES:
+                found.setdefault(_SLOT_NAMES[key], {})[name] = value
+    return found
+
+
+def _decays(config: OptimizerConfig, parameter: nn.Parameter) -> bool:
+    """A kernel has more than one axis; biases and norms have one."""
+    return config.decay_mask == "all" or parameter.ndim > 1
+
+
+_SLOT_NAMES = {
+    "momentum_buffer": "momentum",
+    "exp_avg": "first_moment",
+    "exp_avg_sq": "second_moment",
+}

@@ -1,0 +1,32 @@
+"""A torch model's tensors as numpy by name, strictly, in and out."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from jaxmodels.shared.weights import check_match, without_ignored
+
+
+def read_tensors(model: nn.Module) -> dict[str, np.ndarray]:
+    """Every parameter and statistic, copied to the host; batch counters are left out."""
+    state = {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
+    return {name: value.copy(order="C") for name, value in without_ignored(state).items()}
+
+
+def load_tensors(model: nn.Module, tensors: Mapping[str, np.ndarray]) -> None:
+    """Replaces every parameter and statistic, in place; each takes the model's dtype.
+
+    Raises:
+        ValueError: tensors are missing, left over or of another shape; all are listed.
+    """
+    state = without_ignored(model.state_dict())  # type: ignore[arg-type]
+    found = without_ignored(tensors)
+    check_match(
+        {name: value.shape for name, value in found.items()},
+        {name: tuple(value.shape) for name, value in state.items()},
+    )
+    with torch.no_grad():
+        for name, target in state.items():
+            target.copy_(torch.from_numpy(np.ascontiguousarray(found[name])))
