@@ -120,7 +120,7 @@ def test_far_steps_are_reached_at_once():
 
 def test_unaugmented_config_returns_the_normalised_images():
     for batch in take(STEPS + 1, PLAIN):
-        wanted = normalise(DATA.train.images[batch["index"]], DATA)
+        wanted = normalise(DATA.train.images[batch["index"]], DATA.mean, DATA.std)
         np.testing.assert_array_equal(batch["image"], wanted)
 
 
@@ -200,7 +200,7 @@ def test_normalisation_of_known_values():
     """(0 - .4) / .5, (255/255 - .4) / .5 and so on, by hand."""
     image = np.array([[[[0, 0], [255, 255], [51, 102]]]], np.uint8)  # (1, 1, 3, 2)
     wanted = [[[[-0.8, -1.25], [1.2, 3.75], [-0.4, 0.75]]]]
-    got = normalise(image, DATA)
+    got = normalise(image, DATA.mean, DATA.std)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, wanted, atol=1e-6)
 
@@ -217,7 +217,7 @@ def test_evaluation_covers_the_split_in_order_in_one_shape(batch_size):
     assert set(whole["index"][ROWS:].tolist()) <= {-1}
     assert (whole["index"].dtype, whole["label"].dtype) == (np.int64, np.int32)
     np.testing.assert_array_equal(whole["label"][:ROWS], DATA.test.labels)
-    np.testing.assert_array_equal(whole["image"][:ROWS], normalise(DATA.test.images, DATA))
+    np.testing.assert_array_equal(whole["image"][:ROWS], normalise(DATA.test.images, DATA.mean, DATA.std))
     assert np.isfinite(whole["image"]).all()
 
 

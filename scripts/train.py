@@ -17,9 +17,16 @@ from typing import Annotated
 import tyro
 
 from jaxmodels.shared import run as runs
-from jaxmodels.shared.command_line import EngineName, make_engine, missing_extra, run_script, take_task
+from jaxmodels.shared.command_line import (
+    EngineName,
+    check_fits,
+    make_engine,
+    missing_extra,
+    run_script,
+    take_task,
+)
 from jaxmodels.shared.data.batches import measure_throughput
-from jaxmodels.shared.data.images import ImageData, load_images
+from jaxmodels.shared.data.images import load_images
 from jaxmodels.shared.loop import fit, predict_split
 from jaxmodels.shared.outputs import write_outputs
 from jaxmodels.shared.run import Run
@@ -112,26 +119,9 @@ def train(task: Task, engine_name: EngineName, source: str, folder: Path, *, res
     )
     print(
         f"the pipeline alone gives {pipeline:,.0f} batches/s, training takes "
-        f"{last['steps_per_second']:,.1f} steps/s and waits for data "
-        f"{last['data_wait_fraction']:.1%} of the time"
+        f"{last['steps_per_second']:,.1f} steps/s"
     )
     print(f"run: {folder}")
-
-
-def check_fits(task: Task, data: ImageData) -> None:
-    """Raises a ValueError where the model's sizes are not the data's."""
-    height, width, channels = data.train.images.shape[1:]
-    found = {
-        "image_size": height if height == width else f"{height}x{width}",
-        "in_channels": channels,
-        "num_classes": len(data.class_names),
-    }
-    for name, value in found.items():
-        if getattr(task.model, name) != value:
-            raise ValueError(
-                f"{data.source} has {name} {value}, the model {getattr(task.model, name)}; "
-                f"add --model.{name.replace('_', '-')} {value}"
-            )
 
 
 if __name__ == "__main__":

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from jaxmodels.shared.run import NonFiniteLossError
+from jaxmodels.shared import run as runs
+from jaxmodels.shared.data.images import ImageData
+from jaxmodels.shared.run import NonFiniteLossError, Run
 from jaxmodels.shared.tasks import TASKS, Task
+from jaxmodels.shared.weights import load_checkpoint
 
 if TYPE_CHECKING:
     from jaxmodels.shared.loop import Engine
@@ -31,6 +34,37 @@ def make_engine(name: EngineName, task: Task, folder: Path) -> "Engine":
         return TorchEngine(task, folder)
     except ModuleNotFoundError as error:
         raise ValueError(missing_extra(name, error)) from None
+
+
+def load_engine(folder: Path, name: EngineName | None = None) -> tuple[Run, "Engine"]:
+    """A finished run and an engine (the run's own, if None) that holds its final weights."""
+    run = runs.load(folder)
+    config, tensors = load_checkpoint(folder)
+    if config != run.task.model:
+        raise ValueError(f"{folder}: config.json and run.json describe different models")
+    # Lightning's model is plain torch's.
+    engine = make_engine(name or ("flax" if run.engine == "flax" else "torch"), run.task, folder)
+    try:
+        engine.load_weights(tensors)
+    except ValueError as error:
+        raise ValueError(f"{folder / 'model.safetensors'}: {error}") from None
+    return run, engine
+
+
+def check_fits(task: Task, data: ImageData) -> None:
+    """Raises a ValueError where the model's sizes are not the data's."""
+    height, width, channels = data.train.images.shape[1:]
+    found = {
+        "image_size": height if height == width else f"{height}x{width}",
+        "in_channels": channels,
+        "num_classes": len(data.class_names),
+    }
+    for name, value in found.items():
+        if getattr(task.model, name) != value:
+            raise ValueError(
+                f"{data.source} has {name} {value}, the model {getattr(task.model, name)}; "
+                f"add --model.{name.replace('_', '-')} {value}"
+            )
 
 
 def missing_extra(engine: str, error: ModuleNotFoundError) -> str:

@@ -42,6 +42,10 @@ class Engine(Protocol):
         """The model's tensors in torch's names and layout."""
         ...
 
+    def load_weights(self, tensors: dict[str, np.ndarray]) -> None:
+        """Takes such tensors, strictly."""
+        ...
+
     def save(self, name: str, position: Position) -> None:
         """Writes the checkpoint `name` ("last" or "best"), whole or not at all."""
         ...

@@ -89,12 +89,11 @@ def evaluation_batches(split: Split, data: ImageData, *, batch_size: int) -> Ite
     return (_evaluation_batch(split, data, start, batch_size) for start in starts)
 
 
-def normalise(images: np.ndarray, data: ImageData) -> np.ndarray:
+def normalise(images: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
     """images: (B, H, W, C) uint8 -> (pixel / 255 - mean) / std, (B, H, W, C) float32."""
     num_channels = images.shape[-1]
-    std = data.std.astype(np.float64)
-    shift = (255 * data.mean.astype(np.float64)).astype(np.float32)  # (C,)
-    scale = (1 / (255 * std)).astype(np.float32)  # (C,)
+    shift = (255 * mean.astype(np.float64)).astype(np.float32)  # (C,)
+    scale = (1 / (255 * std.astype(np.float64))).astype(np.float32)  # (C,)
     # Long rows: numpy would otherwise run one inner loop of C = 3 for every pixel.
     pixels_per_image = images[0].size // num_channels if len(images) else 1
     flat = images.reshape(len(images), -1).astype(np.float32)  # (B, H*W*C)
@@ -159,7 +158,7 @@ class _TrainingBatches:
         if self._flip:
             images = _flip(images, draws[2])
         return {
-            "image": normalise(images, self._data),
+            "image": normalise(images, self._data.mean, self._data.std),
             "label": self._data.train.labels[rows],
             "index": rows,
         }
@@ -229,7 +228,7 @@ def _evaluation_batch(split: Split, data: ImageData, start: int, batch_size: int
     fill = batch_size - len(rows)
     images = np.pad(split.images[rows], ((0, fill), (0, 0), (0, 0), (0, 0)))
     return {
-        "image": normalise(images, data),
+        "image": normalise(images, data.mean, data.std),
         "label": np.pad(split.labels[rows], (0, fill)),
         "index": np.pad(rows, (0, fill), constant_values=-1),
         "mask": np.pad(np.ones(len(rows), np.float32), (0, fill)),

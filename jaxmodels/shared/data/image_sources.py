@@ -142,7 +142,12 @@ def _read_tfds(name: str) -> RawImages:
     image = next((column for column in _IMAGE_COLUMNS if column in columns), None)
     if image is None or _LABEL_COLUMN not in columns:
         raise ValueError(_missing_column(where, list(columns)))
-    class_names = tuple(columns[_LABEL_COLUMN].names)
+    class_names = tuple(getattr(columns[_LABEL_COLUMN], "names", None) or ())
+    if not class_names:
+        raise ValueError(
+            f"{where}: column {_LABEL_COLUMN} is {columns[_LABEL_COLUMN]}; expected a ClassLabel; "
+            f"take a classification data set"
+        )
     _require_splits(where, list(builder.info.splits))
     splits = {}
     for split in ("train", "test"):
