@@ -5,7 +5,8 @@ before. It restores a flipped byte and casts a wrong dtype without a word, hence
 """
 
 import logging
-import zlib
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxmodels.shared.loop import Position
+from jaxmodels.shared.checksums import Position, check_record, check_tensors, seal
+from jaxmodels.shared.weights import could_not_write
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs each save at some length
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs saves and tracebacks
+
+_DESCRIPTIONS = 1 << 20  # bytes that orbax's many small files may take
 
 
 class Checkpoints:
@@ -34,25 +38,25 @@ class Checkpoints:
         manager = self._manager(name)
         if position["step"] in manager.all_steps():
             return  # a resumed run reached this step again, with the same bits
-        record = {"position": position, "checksums": checksums(state)}
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
+            state=ocp.args.StandardSave(state),
+            record=ocp.args.JsonSave(seal(position, _by_path(state))),
         )
         try:
+            tensors = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+            _require_room(self.folder, tensors + _DESCRIPTIONS)
             manager.save(position["step"], args=items)
             manager.wait_until_finished()
-        except Exception as error:  # tensorstore raises its own kinds, a full disk among them
-            reason = str(error).strip().splitlines()[0][:200]
-            raise OSError(
-                f"checkpoint {self.folder / name} could not be written ({reason}); "
-                "free space and continue from the last good one with --resume"
-            ) from error
+        except Exception as error:  # tensorstore raises its own kinds
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it tells of every other task
+            raise could_not_write(self.folder / name, error) from error
 
     def restore(self, name: str, like: Any) -> tuple[Any, Position]:
         """The newest checkpoint's state, in the structure of `like`, and its position.
 
         Raises:
-            ValueError: there is none, or it does not read back as it was written.
+            ValueError: there is none, it is of another model, or it does not read back as it was
+                written.
         """
         manager = self._manager(name)
         step = manager.latest_step()
@@ -61,25 +65,26 @@ class Checkpoints:
                 f"{self.folder / name} holds no checkpoint to resume from; start again without "
                 "--resume, in another --out"
             )
+        where = str(self.folder / name / str(step))
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        items = ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract), record=ocp.args.JsonRestore()
-        )
+        # The record first: orbax would cast a wrong dtype, and explain a wrong tree at length.
+        record = self._read(manager, step, where, record=ocp.args.JsonRestore())["record"]
+        check_record(record, _leaves(abstract), where=where)
+        state = self._read(manager, step, where, state=ocp.args.StandardRestore(abstract))["state"]
+        return state, check_tensors(record, _by_path(state), where=where)
+
+    def _read(self, manager: ocp.CheckpointManager, step: int, where: str, **items: Any) -> Any:
         try:
-            restored = manager.restore(step, args=items)
-            state, record = restored["state"], restored["record"]
-            wrong = damaged(record["checksums"], checksums(state))
+            return manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # orbax, tensorstore and json each have their own
-            reason = str(error).strip().splitlines()[0][:200]
-            raise ValueError(f"checkpoint {self.folder / name / str(step)} is damaged: {reason}") from error
-        if wrong:
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)
             raise ValueError(
-                f"checkpoint {self.folder / name / str(step)} is damaged: {len(wrong)} tensors differ "
-                f"from their checksums, the first is {wrong[0]}; restore the folder from a copy"
-            )
-        return state, record["position"]
+                f"checkpoint {where} is damaged: {_first_line(error)}; restore it from a copy, or "
+                "start again without --resume, in another --out"
+            ) from error
 
     def _manager(self, name: str) -> ocp.CheckpointManager:
+        _quiet_after_failures()
         if name not in self.managers:
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=1,
@@ -90,14 +95,50 @@ class Checkpoints:
         return self.managers[name]
 
 
-def checksums(state: Any) -> dict[str, str]:
-    """Each leaf's dtype, shape and CRC-32, by its path."""
+def _quiet_after_failures() -> None:
+    """Drops the tracebacks that orbax's loose ends print after a read or write has failed.
+
+    They are its other coroutines, and tensorstore's threads that find their event loop closed; the
+    failure itself is raised where it belongs.
+    """
+    before = sys.unraisablehook
+    if getattr(before, "__name__", "") == "without_orbax":
+        return
+
+    def without_orbax(event: Any) -> None:
+        coroutine = getattr(event.object, "cr_code", None)
+        of_orbax = coroutine is not None and "orbax" in coroutine.co_filename
+        if not of_orbax and str(event.exc_value) != "Event loop is closed":
+            before(event)
+
+    sys.unraisablehook = without_orbax
+
+
+def _require_room(folder: Path, size: int) -> None:
+    """Raises an OSError, in the system's words, where there is no room for `size` bytes."""
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / ".room.tmp"
+    try:
+        with open(probe, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    """Every leaf by its dotted path."""
     return {
-        jax.tree_util.keystr(path): f"{leaf.dtype}{leaf.shape}{zlib.crc32(np.asarray(leaf).tobytes())}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
 
 
-def damaged(written: dict[str, str], found: dict[str, str]) -> list[str]:
-    """The paths whose checksums differ."""
-    return sorted(k for k in written.keys() | found.keys() if written.get(k) != found.get(k))
+def _by_path(state: Any) -> dict[str, np.ndarray]:
+    return {path: np.asarray(leaf) for path, leaf in _leaves(state).items()}
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

@@ -16,7 +16,7 @@ from jaxmodels.checkpoint import Checkpoints
 from jaxmodels.losses import cross_entropy
 from jaxmodels.models import create
 from jaxmodels.optim import make_optimizer
-from jaxmodels.shared.loop import Position
+from jaxmodels.shared.checksums import Position
 from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.weights import to_flax_layout, to_torch_layout
 from jaxmodels.train import init_state, make_predict, make_train_step
@@ -43,7 +43,7 @@ class FlaxEngine:
         return metrics
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        return np.asarray(self.predict(self.state, images))
+        return np.asarray(self.predict(self.state, jnp.asarray(images)))
 
     def weights(self) -> dict[str, np.ndarray]:
         return to_torch_layout(

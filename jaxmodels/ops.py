@@ -7,7 +7,7 @@ Left to automatic differentiation, a small ResNet spends most of a CPU training 
   badly strided loop. `conv2d` computes it as one matrix product per few images instead: 23 -> 10.5 ms
   (16 channels, 32x32), 21 -> 7 ms (32, 16x16), 10 -> 8 ms (64, 8x8), batch 128, and no recomputation.
 * Batch normalisation. Differentiating through mean and variance yields more passes over the activations
-  than necessary; `batch_norm` states the closed form, in the same two-pass numerics.
+  than necessary; `batch_norm` states the closed form, in two passes.
 
 Whole step, ResNet-20, batch 128, float32, 2 cores: 0.74 s plain, 0.47 s with `conv2d`, 0.45 s with both.
 To measure: time `jax.jit(jax.grad(...))` of each op against `plain_conv2d` and `plain_batch_norm` below,
@@ -56,13 +56,25 @@ def batch_norm(x, scale, bias, *, epsilon):
 
 def plain_batch_norm(x, scale, bias, *, epsilon):
     """The same normalisation, left to automatic differentiation."""
+    centre, residual, variance = _statistics(x)
+    centred = x.astype(centre.dtype) - centre - residual
+    y = centred * (lax.rsqrt(variance + epsilon) * scale) + bias
+    return y.astype(x.dtype), centre + residual, variance
+
+
+def _statistics(x):
+    """A mean in two parts, centre + residual, and the biased variance, by the corrected two-pass algorithm.
+
+    E[x^2] - E[x]^2 cancels catastrophically when |mean| >> std (and saves only 3% of a step). Even a mean
+    rounded to float32 is then off by more than the normalised values can bear, hence the residual (Chan,
+    Golub & LeVeque 1983, "Algorithms for computing the sample variance").
+    """
     axes = tuple(range(x.ndim - 1))
     wide = x.astype(_accumulator(x.dtype))
-    # Two passes: E[x^2] - E[x]^2 cancels catastrophically when |mean| >> std, and saves only 3% of a step.
-    mean = wide.mean(axes)
-    variance = jnp.square(wide - mean).mean(axes)
-    y = (wide - mean) * (lax.rsqrt(variance + epsilon) * scale) + bias
-    return y.astype(x.dtype), mean, variance
+    centre = wide.mean(axes)
+    residual = (wide - centre).mean(axes)
+    variance = jnp.square(wide - centre).mean(axes) - jnp.square(residual)
+    return centre, residual, variance
 
 
 def _accumulator(dtype):
@@ -159,18 +171,17 @@ def _batch_norm(x, scale, bias, epsilon):
 
 
 def _batch_norm_forward(x, scale, bias, epsilon):
-    y, mean, variance = _batch_norm(x, scale, bias, epsilon)
-    return (y, mean, variance), (x, scale, bias, mean, variance)
+    return _batch_norm(x, scale, bias, epsilon), (x, scale, bias, *_statistics(x))
 
 
 def _batch_norm_backward(epsilon, residuals, cotangents):
-    x, scale, bias, mean, variance = residuals
+    x, scale, bias, centre, residual, variance = residuals
     dy, dmean, dvariance = cotangents
     axes = tuple(range(x.ndim - 1))
     count = x.size // x.shape[-1]
     inverse = lax.rsqrt(variance + epsilon)
-    centred = x.astype(mean.dtype) - mean
-    dy = dy.astype(mean.dtype)
+    centred = x.astype(centre.dtype) - centre - residual
+    dy = dy.astype(centre.dtype)
 
     dbias = dy.sum(axes)
     dscale = (dy * centred).sum(axes) * inverse

@@ -5,6 +5,7 @@ The learning rate is not part of them: `apply_updates` multiplies by the rate th
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +28,12 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     return optax.chain(clip, l1, scale_by_adam(config), decay)
 
 
-def apply_updates(params: Leaves, direction: Leaves, rate: jax.Array) -> Leaves:
+def apply_updates(params: Leaves, direction: optax.Updates, rate: jax.Array) -> Leaves:
     """params - rate * direction, each leaf in its own dtype."""
     return jax.tree.map(lambda p, d: p - rate.astype(p.dtype) * d, params, direction)
 
 
-def decay_mask(config: OptimizerConfig, params: Leaves) -> dict[str, bool]:
+def decay_mask(config: OptimizerConfig, params: Any) -> dict[str, bool]:
     """Which leaves decay: all of them, or the kernels alone."""
     return {name: config.decay_mask == "all" or name.endswith("kernel") for name in params}
 
@@ -48,7 +49,7 @@ def add_sign(config: OptimizerConfig) -> optax.GradientTransformation:
             for name, g in gradients.items()
         }, state
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)  # type: ignore[arg-type]
 
 
 def scale_by_adam(config: OptimizerConfig) -> optax.GradientTransformation:
@@ -60,7 +61,7 @@ def scale_by_adam(config: OptimizerConfig) -> optax.GradientTransformation:
     init = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon).init
     beta1, beta2 = config.beta1, config.beta2
 
-    def correction(beta: float, count: jax.Array) -> jax.Array:
+    def correction(beta: float, count: Any) -> jax.Array:
         if beta == 0:
             return jnp.ones_like(count, jnp.result_type(float))
         return -jnp.expm1(count * math.log(beta))
@@ -81,7 +82,7 @@ def scale_by_adam(config: OptimizerConfig) -> optax.GradientTransformation:
 
 def slots(state: optax.OptState) -> dict[str, Leaves]:
     """The optimizer's per-parameter memory by its field's common name, for the ladder."""
-    found: dict[str, Leaves] = {}
+    found: dict[str, Any] = {}
     for part in jax.tree.leaves(state, is_leaf=lambda s: isinstance(s, _MOMENTS)):
         if isinstance(part, optax.TraceState):
             found["momentum"] = part.trace

@@ -5,6 +5,7 @@ checkpoints and compares models: one name a tensor, the same in every place.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +52,7 @@ def _unflatten(leaves: Leaves, kind: type[nnx.Variable]) -> nnx.State:
     return nnx.from_flat_state([(_path(name), kind(value)) for name, value in leaves.items()])
 
 
-def _dotted(path: tuple[str | int, ...]) -> str:
+def _dotted(path: tuple[Any, ...]) -> str:
     return ".".join(map(str, path))
 
 

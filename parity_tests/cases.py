@@ -5,11 +5,17 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
+import jax
 import numpy as np
+import torch
+from flax import nnx
+from torch import nn
 
 import jaxmodels.models
 import torchref.models
+from jaxmodels.models.layers import BatchNorm
 from jaxmodels.shared.configs import (
     CNNConfig,
     LogisticRegressionConfig,
@@ -37,6 +43,12 @@ _CONFIGS: dict[str, tuple[ModelConfig, OptimizerConfig, ScheduleConfig, float]] 
         dataclasses.replace(_SGD, l1=1e-3, clip_norm=0.7, decay_mask="all"),
         ScheduleConfig(name="step"),
         0.0,
+    ),
+    "logistic-adamw": (
+        LogisticRegressionConfig(image_size=6, in_channels=2, num_classes=7, initializer="he-normal"),
+        _ADAMW,
+        _ONE_CYCLE,
+        0.1,
     ),
     "simplecnn": (
         SimpleCNNConfig(
@@ -111,7 +123,7 @@ def make_pair(
     config: ModelConfig,
     recipe: Recipe,
     *,
-    batch_size: int = 10,
+    batch_size: int = 20,
     offset: float = 0.5,
     seed: int = 0,
 ) -> Pair:
@@ -145,16 +157,42 @@ def _case(name: str) -> Pair:
     return make_pair(name, config, Recipe.of(optimizer, schedule, smoothing))
 
 
+class FlaxNorm(nnx.Module):
+    """BatchNorm, ReLU, and a linear layer on the mean over pixels: images (B, H, W, C) -> (B, K)."""
+
+    def __init__(self, channels: int, num_classes: int):
+        self.norm = BatchNorm(channels, momentum=0.1, epsilon=1e-5)
+        self.linear = nnx.Linear(channels, num_classes, rngs=nnx.Rngs(0))
+
+    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        return self.linear(jax.nn.relu(self.norm(images, train=train)).mean(axis=(1, 2)))
+
+
+class TorchNorm(nn.Module):
+    """The twin of `FlaxNorm`."""
+
+    def __init__(self, channels: int, num_classes: int):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, momentum=0.1, eps=1e-5)
+        self.linear = nn.Linear(channels, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.linear(torch.relu(self.norm(images.permute(0, 3, 1, 2))).mean(dim=(2, 3)))
+
+
+def _offset_case() -> Pair:
+    """Inputs of mean 10 and deviation 1, where a variance E[x^2] - E[x]^2 loses its digits."""
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": (10 + rng.normal(size=(20, 8, 9, 5))).astype(np.float32),
+        "label": rng.integers(7, size=20).astype(np.int32),
+    }
+    return Pair("norm-offset", FlaxNorm(5, 7), TorchNorm(5, 7), batch)
+
+
 CASES: dict[str, Callable[[], Pair]] = {
-    name: (lambda name=name: _case(name)) for name in _CONFIGS
-} | {
-    # Inputs far from zero, where a variance computed as E[x^2] - E[x]^2 loses its digits.
-    "resnet-offset": lambda: make_pair(
-        "resnet-offset",
-        _CONFIGS["resnet-a"][0],
-        Recipe.of(_SGD, _ONE_CYCLE, 0.0),
-        offset=100,
-    )
+    **{name: partial(_case, name) for name in _CONFIGS},
+    "norm-offset": _offset_case,
 }
 
 

@@ -72,8 +72,8 @@ OBSERVERS: dict[str, Callable[[Pair, list[Arrays], Dtype], list[Observation]]] =
     "step": observe_steps,
 }
 
-# Errors below one unit in the last place of float32 are equal: their ratio is luck.
-FLOAT32_FLOOR = float(np.finfo(np.float32).eps)
+# Errors below two units in the last place of float32 count as equal: their ratio is luck.
+FLOAT32_FLOOR = 2 * float(np.finfo(np.float32).eps)
 
 
 def compare(
@@ -122,10 +122,10 @@ def compare(
     )
 
 
-def climb(pair: Pair, rungs: Iterable[str], *, hot: bool = True, draws: int = 4) -> list[Verdict]:
+def climb(pair: Pair, rungs: Iterable[str], *, hot: bool = True, draws: int = 16) -> list[Verdict]:
     """The verdicts of the rungs that need no data set, in order.
 
-    `draws` sets of hot weights are averaged for float32, where one draw's rounding is luck.
+    float32 takes the median over `draws` sets of hot weights, for one draw's rounding is luck.
     """
     verdicts = []
     for rung in rungs:
@@ -205,8 +205,12 @@ def relative_error(found: np.ndarray | None, truth: np.ndarray) -> float:
 
 
 def error_ratio(first: list[float], second: list[float]) -> float:
-    """The larger of two root-mean-square errors over the smaller, both at least one ulp."""
-    errors = [max(float(np.sqrt(np.mean(np.square(e)))), FLOAT32_FLOOR) for e in (first, second)]
+    """The larger of two median errors over the smaller, both at least two ulp.
+
+    The median, because in some draw a ReLU's input rounds to the other side of zero, and the one
+    framework in which it does is off a thousandfold by luck alone.
+    """
+    errors = [max(float(np.median(e)), FLOAT32_FLOOR) for e in (first, second)]
     return math.inf if math.isinf(max(errors)) else max(errors) / min(errors)
 
 

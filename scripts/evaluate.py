@@ -1,4 +1,4 @@
-"""Evaluates a finished run: python scripts/evaluate.py DIR [--engine ...] [--source ...] [--split ...]
+"""Evaluates a finished run: python scripts/evaluate.py DIR [--engine torch] [--split validation]
 
 Any engine evaluates any engine's run. Nothing is written unless --out is given.
 """
@@ -20,9 +20,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("folder", type=Path, metavar="DIR", help="the run's folder")
     parser.add_argument("--engine", choices=("flax", "torch"), help="default: the run's own")
-    parser.add_argument("--source", help="other data, normalised as in training; default: the run's")
+    parser.add_argument(
+        "--source", help="other data, normalised as in training; default: the run's"
+    )
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
-    parser.add_argument("--out", type=Path, help="write metrics, predictions and plots here as well")
+    parser.add_argument(
+        "--out", type=Path, help="write metrics, predictions and plots here as well"
+    )
     arguments = parser.parse_args()
 
     run, engine = load_engine(arguments.folder, arguments.engine)

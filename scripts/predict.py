@@ -29,7 +29,13 @@ def main() -> None:
     size, channels = run.task.model.image_size, run.task.model.in_channels
     images = [read_image(path, image_size=size, channels=channels) for path in arguments.images]
     mean, std = np.array(run.mean, np.float32), np.array(run.std, np.float32)
-    logits = engine.logits(normalise(np.stack(images), mean, std))
+    size = run.task.training.evaluation_batch_size
+    logits = np.concatenate(
+        [
+            engine.logits(normalise(np.stack(images[start : start + size]), mean, std))
+            for start in range(0, len(images), size)
+        ]
+    )
     probabilities = np.exp(log_softmax(logits))
     for path, row in zip(arguments.images, probabilities, strict=True):
         for index in np.argsort(-row)[: arguments.top]:

@@ -1,15 +1,17 @@
 """Trains a task on an engine: python scripts/train.py TASK --engine flax --out runs/first
 
 usage: train.py TASK [--engine flax|torch|lightning] [--source sample|hub|tfds|PATH] [--out DIR]
-                [--epochs N] [--batch-size N] [--seed N] [--resume] [--optimizer.learning-rate 0.1 ...]
+                [--epochs N] [--batch-size N] [--seed N] [--resume]
+                [--optimizer.learning-rate 0.1 ...]
 
 The source is the embedded sample (handwritten digits, no network) unless told otherwise; PATH is a
 local folder in the Hub's parquet layout or the original CIFAR-10 python batches.
 """
 
 import dataclasses
-import re
+import importlib.util
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -22,78 +24,94 @@ from jaxmodels.shared.command_line import (
     check_fits,
     make_engine,
     missing_extra,
+    parse,
     run_script,
     take_task,
 )
-from jaxmodels.shared.data.batches import measure_throughput
-from jaxmodels.shared.data.images import load_images
-from jaxmodels.shared.loop import fit, predict_split
+from jaxmodels.shared.configs import ModelConfig
+from jaxmodels.shared.data.batches import measure_throughput, steps_per_epoch
+from jaxmodels.shared.data.images import ImageData, load_images
+from jaxmodels.shared.loop import Engine, fit, predict_split
 from jaxmodels.shared.outputs import write_outputs
-from jaxmodels.shared.run import Run
-from jaxmodels.shared.tasks import Task
+from jaxmodels.shared.run import Recorder, Run
+from jaxmodels.shared.schedules import ScheduleConfig
+from jaxmodels.shared.tasks import DataConfig, OptimizerConfig, Task, TrainingConfig
 from jaxmodels.shared.weights import save_checkpoint
+
+_TASKS_OWN = tyro.conf.arg(metavar="N", help_behavior_hint="(default: the task's)")
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Where and with what to train; the rest are the task's own settings."""
+    """Where and with what to train, then the task's own settings.
 
-    task: Annotated[Task, tyro.conf.arg(name="")]
+    Each setting can also be written as optimizer.learning_rate=0.1, model.channels=16,32 or
+    optimizer.nesterov=true.
+    """
+
+    model: ModelConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    training: TrainingConfig
     engine: EngineName = "flax"
     """The framework that trains."""
     source: str = "sample"
     """sample, hub, hub:OWNER/NAME, tfds, tfds:NAME, or a local folder."""
-    out: Path | None = None
-    """The run's folder [default: runs/TASK-ENGINE]."""
-    epochs: int | None = None
+    out: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/TASK-ENGINE)"),
+    ] = None
+    """The run's folder."""
+    epochs: Annotated[int | None, _TASKS_OWN] = None
     """Short for --training.epochs."""
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, _TASKS_OWN] = None
     """Short for --training.batch-size."""
-    seed: int | None = None
+    seed: Annotated[int | None, _TASKS_OWN] = None
     """Short for --training.seed."""
-    resume: bool = False
+    resume: tyro.conf.FlagCreatePairsOff[bool] = False
     """Continue the run in --out from its last checkpoint, exactly."""
 
 
 def main() -> None:
     task = take_task(sys.argv[1:], (__doc__ or "").partition("\n\n")[2].strip())
-    # `optimizer.learning_rate=0.1` is taken as well as `--optimizer.learning-rate 0.1`.
-    rest = [re.sub(r"^(\w+\.\w+=)", r"--\1", argument) for argument in sys.argv[2:]]
-    arguments = tyro.cli(Arguments, args=rest, default=Arguments(task), prog=f"train.py {task.name}")
+    settings = {
+        name: getattr(task, name) for name in ("model", "data", "optimizer", "schedule", "training")
+    }
+    arguments = parse(Arguments(**settings), sys.argv[2:], prog=f"train.py {task.name}")
     shortcuts = {
         name: value
         for name in ("epochs", "batch_size", "seed")
         if (value := getattr(arguments, name)) is not None
     }
-    task = arguments.task
-    task = dataclasses.replace(task, training=dataclasses.replace(task.training, **shortcuts))
+    settings = {name: getattr(arguments, name) for name in settings}
+    settings["training"] = dataclasses.replace(arguments.training, **shortcuts)
+    task = dataclasses.replace(task, **settings)
     folder = arguments.out or Path("runs") / f"{task.name}-{arguments.engine}"
     train(task, arguments.engine, arguments.source, folder, resume=arguments.resume)
 
 
 def train(task: Task, engine_name: EngineName, source: str, folder: Path, *, resume: bool) -> None:
     """Loads the data, trains, and writes everything a finished run holds."""
+    # All that can be refused is refused before the folder is claimed, and before hours of training.
+    for package in ("matplotlib", "tensorboardX"):
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(
+                f"a run's plots and scalars need {package}, which is not installed; "
+                "run: pip install 'jaxmodels[report]'"
+            )
     data = load_images(source, task.data)
     check_fits(task, data)
-    print(
-        f"{task.name} with {engine_name} on {data.source}: {len(data.train.labels):,} training, "
-        f"{len(data.validation.labels):,} validation, {len(data.test.labels):,} test images"
-    )
+    steps_per_epoch(len(data.train), task.training.batch_size)
+    fit_engine = _choose(engine_name, task, folder)
     mean, std = (tuple(float(v) for v in values) for values in (data.mean, data.std))
-    runs.start(
-        folder,
-        Run(task, engine_name, source, data.class_names, mean, std),
-        resume=resume,
+    run = Run(task, engine_name, source, data.class_names, mean, std)
+    runs.start(folder, run, resume=resume)
+    print(
+        f"{task.name} with {engine_name} on {data.source}\n{len(data.train):,} training, "
+        f"{len(data.validation):,} validation, {len(data.test):,} test images"
     )
-    if engine_name == "lightning":
-        try:
-            from torchref.engines.lightning import fit_lightning
-        except ModuleNotFoundError as error:
-            raise ValueError(missing_extra(engine_name, error)) from None
-        engine, recorder = fit_lightning(task, data, folder, resume=resume)
-    else:
-        engine = make_engine(engine_name, task, folder)
-        recorder = fit(task, data, engine, folder, resume=resume)
+    engine, recorder = fit_engine(data, resume)
     save_checkpoint(folder, task.model, engine.weights())
     logits = predict_split(task, data, data.test, engine.logits)
     last = recorder.rows[-1]
@@ -122,6 +140,21 @@ def train(task: Task, engine_name: EngineName, source: str, folder: Path, *, res
         f"{last['steps_per_second']:,.1f} steps/s"
     )
     print(f"run: {folder}")
+
+
+def _choose(
+    engine_name: EngineName, task: Task, folder: Path
+) -> Callable[[ImageData, bool], tuple[Engine, Recorder]]:
+    """(data, resume) -> (engine with the final weights, history)."""
+    if engine_name == "lightning":  # which brings its own loop
+        try:
+            from torchref.engines.lightning import check_supported, fit_lightning
+        except ModuleNotFoundError as error:
+            raise ValueError(missing_extra(engine_name, error)) from None
+        check_supported(task)
+        return lambda data, resume: fit_lightning(task, data, folder, resume=resume)
+    engine = make_engine(engine_name, task, folder)
+    return lambda data, resume: (engine, fit(task, data, engine, folder, resume=resume))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Losses, the same formulas as `jaxmodels.losses`."""
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 
 
 def cross_entropy(

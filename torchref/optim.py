@@ -49,7 +49,7 @@ def prepare_gradients(config: OptimizerConfig, model: nn.Module) -> None:
             torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
         )
         scale = torch.clamp(config.clip_norm / norm, max=1.0)
-        torch._foreach_mul_(gradients, scale)
+        torch._foreach_mul_(gradients, scale)  # pyright: ignore[reportPrivateImportUsage]
     if config.l1:
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if _decays(config, parameter):

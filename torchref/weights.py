@@ -21,7 +21,8 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, np.ndarray]) -> None:
     Raises:
         ValueError: tensors are missing, left over or of another shape; all are listed.
     """
-    state = without_ignored(model.state_dict())  # type: ignore[arg-type]
+    targets = model.state_dict()
+    state = {name: targets[name] for name in without_ignored(targets)}  # type: ignore[arg-type]
     found = without_ignored(tensors)
     check_match(
         {name: value.shape for name, value in found.items()},

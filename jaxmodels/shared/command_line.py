@@ -1,10 +1,15 @@
 """What the scripts share: engines by name, tasks in `--help`, one line for a user's mistake."""
 
+import contextlib
+import io
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import tyro
 
 from jaxmodels.shared import run as runs
 from jaxmodels.shared.data.images import ImageData
@@ -16,6 +21,7 @@ if TYPE_CHECKING:
     from jaxmodels.shared.loop import Engine
 
 EngineName = Literal["flax", "torch", "lightning"]
+Arguments = TypeVar("Arguments")
 
 
 def make_engine(name: EngineName, task: Task, folder: Path) -> "Engine":
@@ -39,11 +45,21 @@ def make_engine(name: EngineName, task: Task, folder: Path) -> "Engine":
 def load_engine(folder: Path, name: EngineName | None = None) -> tuple[Run, "Engine"]:
     """A finished run and an engine (the run's own, if None) that holds its final weights."""
     run = runs.load(folder)
+    if not (folder / "model.safetensors").exists():
+        raise ValueError(
+            f"{folder} holds a run that is not finished (model.safetensors is missing); finish it: "
+            f"train.py {run.task.name} --engine {run.engine} --out {folder} --resume, with its "
+            "other settings"
+        )
     config, tensors = load_checkpoint(folder)
     if config != run.task.model:
         raise ValueError(f"{folder}: config.json and run.json describe different models")
-    # Lightning's model is plain torch's.
-    engine = make_engine(name or ("flax" if run.engine == "flax" else "torch"), run.task, folder)
+    own = "flax" if run.engine == "flax" else "torch"  # Lightning's model is plain torch's
+    try:
+        engine = make_engine(name or own, run.task, folder)
+    except ValueError as error:
+        other = "torch" if (name or own) == "flax" else "flax"
+        raise ValueError(f"{error}; or add --engine {other}, which loads any run") from None
     try:
         engine.load_weights(tensors)
     except ValueError as error:
@@ -90,8 +106,62 @@ def take_task(arguments: list[str], usage: str) -> Task:
 
 def find_task(name: str) -> Task:
     if name not in TASKS:
-        raise ValueError(f"task {name!r} is unknown; expected one of {', '.join(TASKS)}")
+        raise ValueError(
+            f"task {name!r} is unknown; expected one of {', '.join(TASKS)} (it comes first)"
+        )
     return TASKS[name]
+
+
+def parse(default: Arguments, arguments: list[str], *, prog: str) -> Arguments:
+    """`default`, a dataclass, with the settings that the arguments change.
+
+    `optimizer.learning_rate=0.1` is taken as well as `--optimizer.learning-rate 0.1`.
+
+    Raises:
+        ValueError: a flag is unknown or its value is refused; one line that names it.
+    """
+    boxed = io.StringIO()
+    given = [part for argument in arguments for part in _as_flags(argument)]
+    try:
+        with contextlib.redirect_stderr(boxed):
+            return tyro.cli(
+                type(default),
+                args=given,
+                default=default,
+                prog=prog,
+                config=(tyro.conf.AvoidSubcommands,),
+            )
+    except SystemExit as end:
+        if not end.code:  # --help
+            raise
+        raise ValueError(f"{_unboxed(boxed.getvalue())}; `{prog} --help` lists them all") from None
+
+
+def _as_flags(argument: str) -> list[str]:
+    """`model.batch_norm=true` -> `--model.batch-norm`, `model.channels=4,6` -> `--model... 4 6`."""
+    match = re.fullmatch(r"(?:--)?([a-z]+\.\w[\w-]*)=(.*)", argument)
+    if not match:
+        return [argument]
+    flag, value = "--" + match[1].replace("_", "-"), match[2]
+    if value.lower() in ("true", "false"):
+        return [flag if value.lower() == "true" else flag.replace(".", ".no-", 1)]
+    return [flag, *value.split(",")]
+
+
+def _unboxed(text: str) -> str:
+    """tyro's framed error as one line: what is wrong, and the flag that it thinks was meant."""
+    lines = [line.strip("│ ") for line in text.splitlines()]
+    # Framed, the title is part of the frame; where the output is not UTF-8, it has a rule under it.
+    start = 0 if "╭" in text else 1 + next(i for i, line in enumerate(lines) if "----" in line)
+    lines = [line for line in lines[start:] if line and not line.startswith(("╭", "╰"))]
+    rule = next((i for i, line in enumerate(lines) if not line.strip("─-")), len(lines))
+    message = " ".join(lines[:rule])
+    # A config's own check: "Error parsing optimizer: optimizer.learning_rate -1.0 must be ..."
+    if match := re.fullmatch(r"Error parsing (\w+): (?:\1\.)?(\w+)( .*)", message):
+        return f"--{match[1]}.{match[2].replace('_', '-')}{match[3]}"
+    meant = next((line for line in lines[rule:] if re.match(r"--\w", line)), None)
+    message = message.removeprefix("Error parsing ").rstrip(".")
+    return message + (f"; expected {meant}" if meant else "")
 
 
 def run_script(main: Callable[[], int | None]) -> None:
@@ -101,6 +171,9 @@ def run_script(main: Callable[[], int | None]) -> None:
     """
     try:
         code = main()
+    except BrokenPipeError:  # `| head` has seen enough; say nothing more, at exit neither
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     except (ValueError, OSError, NonFiniteLossError) as error:
         if os.environ.get("JAXMODELS_TRACEBACK") == "1":
             raise

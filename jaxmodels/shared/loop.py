@@ -6,11 +6,13 @@ An engine brings the framework (`Engine`); Flax's is `jaxmodels.engine`, plain t
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from jaxmodels.shared.checksums import Position
 from jaxmodels.shared.data.batches import (
     Batch,
     evaluation_batches,
@@ -23,8 +25,6 @@ from jaxmodels.shared.progress import Progress
 from jaxmodels.shared.run import Recorder, Row, check_finite
 from jaxmodels.shared.schedules import learning_rate
 from jaxmodels.shared.tasks import Task
-
-Position = dict[str, Any]  # JSON: the step, the epoch, and the sums of a begun epoch
 
 
 class Engine(Protocol):
@@ -75,9 +75,12 @@ def fit(task: Task, data: ImageData, engine: Engine, folder: Path, *, resume: bo
         seed=training.seed,
         start_step=position["step"],
     )
-    with Progress(training.epochs, steps, training.batch_size, done=position["step"]) as bar:
+    split = data.validation if len(data.validation) else data.train
+    probe = next(split_batches(task, data, split))["image"]
+    bar = Progress(training.epochs, steps, training.batch_size, done=position["step"])
+    with closing(recorder), bar:
         while position["epoch"] < training.epochs and not recorder.should_stop:
-            row = train_epoch(task, engine, batches, bar, position, steps)
+            row = train_epoch(task, engine, batches, bar, position, steps, probe)
             position = {"step": (position["epoch"] + 1) * steps, "epoch": position["epoch"] + 1}
             row = {"epoch": position["epoch"]} | row | validate(task, data, engine.logits)
             recorder.append(row)
@@ -97,8 +100,13 @@ def train_epoch(
     bar: Progress,
     position: Position,
     steps: int,
+    probe: np.ndarray,
 ) -> Row:
-    """Trains to the end of the epoch that `position` is in; returns its row of the history."""
+    """Trains to the end of the epoch that `position` is in; returns its row of the history.
+
+    The loss of a step is of the model before its update, so the last one does not tell whether the
+    model that would be saved still computes; its logits of the images `probe` do.
+    """
     sums = {"loss": position.get("loss", 0.0), "accuracy": position.get("accuracy", 0.0)}
     every = task.training.checkpoint_every_steps
     started, waited, rate = time.perf_counter(), 0.0, 0.0
@@ -128,9 +136,12 @@ def train_epoch(
         if every and (step + 1) % every == 0 and (step + 1) % steps:
             settle()
             pending = None
+            check_finite(engine.logits(probe), step, steps, batch["index"].tolist())
             engine.save("last", {"step": step + 1, "epoch": position["epoch"]} | sums)
     settle()
     seconds = time.perf_counter() - started
+    assert pending is not None  # an epoch's last step is not saved within the epoch
+    check_finite(engine.logits(probe), pending[0], steps, pending[1]["index"].tolist())
     count = (position["epoch"] + 1) * steps - position["step"]
     return {
         "train_loss": sums["loss"] / steps,
@@ -143,9 +154,7 @@ def train_epoch(
     }
 
 
-def validate(
-    task: Task, data: ImageData, logits_of: Callable[[np.ndarray], np.ndarray]
-) -> Row:
+def validate(task: Task, data: ImageData, logits_of: Callable[[np.ndarray], np.ndarray]) -> Row:
     """The validation part of an epoch's row; None where the split is empty."""
     if not len(data.validation.labels):
         return {"validation_loss": None, "validation_accuracy": None}
@@ -158,6 +167,11 @@ def predict_split(
     task: Task, data: ImageData, split: Split, logits_of: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
     """Logits of every example of a split, in its order: (N, K)."""
-    size = min(task.training.evaluation_batch_size, len(split.labels))
-    batches = evaluation_batches(split, data, batch_size=size)
+    batches = split_batches(task, data, split)
     return np.concatenate([logits_of(b["image"])[b["mask"] > 0] for b in batches])
+
+
+def split_batches(task: Task, data: ImageData, split: Split) -> Iterator[Batch]:
+    """A split in the batches in which it is evaluated, all of one shape."""
+    size = min(task.training.evaluation_batch_size, len(split))
+    return evaluation_batches(split, data, batch_size=size)

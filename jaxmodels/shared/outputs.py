@@ -16,7 +16,7 @@ from jaxmodels.shared.weights import replaced, write_json
 def write_outputs(
     folder: Path, task: Task, data: ImageData, logits: np.ndarray, history: list[Row], **facts: Any
 ) -> dict[str, Any]:
-    """Writes `metrics.json`, `predictions.csv` and `plots/` for the test split; returns the metrics.
+    """Writes metrics.json, predictions.csv and plots/ for the test split; returns the metrics.
 
     `logits` (N, K) are of the whole test split, in its order; `facts` join the metrics as they are.
     """
@@ -51,7 +51,9 @@ def _write_predictions(
 ) -> None:
     with replaced(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["index", "label", "prediction", "label_name", "prediction_name", "confidence"])
+        writer.writerow(
+            ["index", "label", "prediction", "label_name", "prediction_name", "confidence"]
+        )
         for index, (label, prediction) in enumerate(zip(labels, predictions, strict=True)):
             names = class_names[label], class_names[prediction]
             writer.writerow([index, label, prediction, *names, f"{confidences[index]:.6f}"])

@@ -1,28 +1,25 @@
 """A run on disk: what was asked for, its history, its results; the same for every engine.
 
-    DIR/run.json           task, engine, source, classes, normalisation
-        history.jsonl      a line an epoch
-        checkpoints/       to resume from, in the engine's own format
-        model.safetensors  final weights, with config.json: any engine loads them
-        metrics.json predictions.csv plots/ tensorboard/
+DIR/run.json           task, engine, source, classes, normalisation
+    history.jsonl      a line an epoch
+    checkpoints/       to resume from, in the engine's own format
+    model.safetensors  final weights, with config.json: any engine loads them
+    metrics.json predictions.csv plots/ tensorboard/
 """
 
 import dataclasses
 import json
-import math
-import types
 import typing
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+
+import numpy as np
 
 from jaxmodels.shared import configs
 from jaxmodels.shared.tasks import Task
+from jaxmodels.shared.tensorboard import Row, Scalars
 from jaxmodels.shared.weights import read_json, replaced, write_json
-
-Kind = TypeVar("Kind")
-Row = dict[str, Any]
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -49,15 +46,26 @@ def start(folder: Path, run: Run, *, resume: bool) -> None:
             another one; the fields that differ are listed.
     """
     path = folder / "run.json"
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out {folder} is a file; expected a folder, which need not exist yet")
+    if resume and not path.exists():
+        raise ValueError(
+            f"--resume: {folder} holds no run (run.json is missing); give the run's folder as "
+            "--out, or start one without --resume"
+        )
     if resume:
         before, now = _flatten(read_json(path)), _flatten(_to_json(run))
         keys = sorted(before.keys() | now.keys())
-        changed = [f"{k}: {before.get(k)} -> {now.get(k)}" for k in keys if before.get(k) != now.get(k)]
+        changed = [
+            f"{k}: {before.get(k)} -> {now.get(k)}" for k in keys if before.get(k) != now.get(k)
+        ]
         if changed:
             raise ValueError(
                 f"--resume: {folder} was started otherwise; repeat its settings or choose another "
                 "--out. Changed:\n  " + "\n  ".join(changed)
             )
+        for leftover in folder.rglob(".*.tmp"):  # of a process that was killed while it wrote
+            leftover.unlink()
     elif path.exists():
         raise ValueError(f"{folder} already holds a run; add --resume or choose another --out")
     else:
@@ -83,6 +91,9 @@ class Recorder:
     patience: int
     rows: list[Row] = dataclasses.field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.scalars = Scalars(self.folder / "tensorboard")
+
     @property
     def best(self) -> Row | None:
         """The epoch with the lowest validation loss; None without a validation split."""
@@ -105,12 +116,28 @@ class Recorder:
         """Adds an epoch's row, on disk too."""
         self.rows.append(row)
         self._write()
+        self.scalars.append(row)
+
+    def close(self) -> None:
+        """Closes the TensorBoard file."""
+        self.scalars.close()
 
     def rewind(self, epochs: int) -> None:
         """Takes up the history that a checkpoint of `epochs` finished epochs belongs to."""
-        lines = (self.folder / "history.jsonl").read_text().splitlines() if epochs else []
-        self.rows = [json.loads(line) for line in lines[:epochs]]
+        path = self.folder / "history.jsonl"
+        self.rows = []
+        try:
+            lines = path.read_text().splitlines() if epochs else []
+            self.rows = [json.loads(line) for line in lines[:epochs]]
+        except (FileNotFoundError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} cannot be read ({error}); restore it from a copy") from None
+        if [row.get("epoch") for row in self.rows] != list(range(1, epochs + 1)):
+            raise ValueError(
+                f"{path} has {len(lines)} epochs; expected the {epochs} that the checkpoint "
+                "finished; restore it from a copy"
+            )
         self._write()
+        self.scalars.restart(self.rows)
 
     def _write(self) -> None:
         # Rewritten whole: a few hundred short lines, and never a torn last one.
@@ -118,15 +145,20 @@ class Recorder:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
 
 
-def check_finite(loss: float, step: int, steps_per_epoch: int, rows: list[int]) -> None:
-    """Raises NonFiniteLossError unless the loss of `step` is a number."""
-    if not math.isfinite(loss):
-        raise NonFiniteLossError(
-            f"the loss is {loss} at step {step} (epoch {step // steps_per_epoch + 1}, batch "
-            f"{step % steps_per_epoch} of {steps_per_epoch}, training rows "
-            f"{', '.join(map(str, rows[:8]))}{', ...' if len(rows) > 8 else ''}); the last good "
-            "checkpoint is kept. Try a lower --optimizer.learning-rate or --optimizer.clip-norm 1"
-        )
+def check_finite(
+    value: float | np.ndarray, step: int, steps_per_epoch: int, rows: list[int]
+) -> None:
+    """Raises NonFiniteLossError unless the loss of `step`, or the logits after it, are numbers."""
+    if np.isfinite(value).all():
+        return
+    what = f"the loss is {value} at" if np.ndim(value) == 0 else "the logits are not finite after"
+    raise NonFiniteLossError(
+        f"{what} step {step} (epoch {step // steps_per_epoch + 1}, batch "
+        f"{step % steps_per_epoch} of {steps_per_epoch}, training rows "
+        f"{', '.join(map(str, rows[:8]))}{', ...' if len(rows) > 8 else ''}); checkpoints before "
+        "it are kept. Try a lower --optimizer.learning-rate or --optimizer.clip-norm 1 in another "
+        "--out"
+    )
 
 
 def _to_json(run: Run) -> dict[str, Any]:
@@ -139,7 +171,7 @@ def _build(kind: Any, value: Any, label: str) -> Any:
     """Fills dataclasses from parsed JSON by their annotations, strictly."""
     if kind == configs.ModelConfig:
         return configs.from_json(value)
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         if not isinstance(value, dict) or value.keys() != hints.keys():
             raise ValueError(f"{label}: expected the fields {sorted(hints)}")

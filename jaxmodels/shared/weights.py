@@ -54,7 +54,8 @@ class WeightRules:
         path, _, leaf = flax_name.rpartition(".")
         if leaf not in self.leaves:
             raise ValueError(
-                f"{flax_name}: no rule for a leaf called {leaf!r}; add a LeafRule to WeightRules.leaves"
+                f"{flax_name}: no rule for a leaf called {leaf!r}; add a LeafRule to "
+                "WeightRules.leaves"
             )
         for pattern, replacement in self.renames:
             path = re.sub(pattern, replacement, path)
@@ -117,8 +118,12 @@ def check_match(
     found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
 ) -> None:
     """Raises a ValueError that lists every missing, unexpected and misshapen tensor."""
-    lines = [f"- missing {name} {expected[name]}" for name in _sorted(expected.keys() - found.keys())]
-    lines += [f"+ unexpected {name} {found[name]}" for name in _sorted(found.keys() - expected.keys())]
+    lines = [
+        f"- missing {name} {expected[name]}" for name in _sorted(expected.keys() - found.keys())
+    ]
+    lines += [
+        f"+ unexpected {name} {found[name]}" for name in _sorted(found.keys() - expected.keys())
+    ]
     lines += [
         f"! {name} has shape {tuple(found[name])}, expected {tuple(expected[name])}"
         for name in _sorted(expected.keys() & found.keys())
@@ -157,8 +162,12 @@ def load_checkpoint(folder: Path) -> tuple[ModelConfig, dict[str, np.ndarray]]:
     try:
         tensors = load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}); copy it anew") from None
-    wrong = [f"{name} ({value.dtype})" for name, value in tensors.items() if value.dtype != np.float32]
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}); copy it anew"
+        ) from None
+    wrong = [
+        f"{name} ({value.dtype})" for name, value in tensors.items() if value.dtype != np.float32
+    ]
     if wrong:
         raise ValueError(f"{path}: expected float32 tensors, found {', '.join(_sorted(wrong))}")
     return config, tensors
@@ -172,15 +181,36 @@ class replaced:  # noqa: N801 (reads as a verb: `with replaced(path) as temporar
         self.temporary = self.path.with_name(f".{self.path.name}.tmp")
 
     def __enter__(self) -> Path:
+        try:
+            self.temporary.unlink(missing_ok=True)  # of a process that was killed
+            self.temporary.touch()
+            self.mode = self.temporary.stat().st_mode
+        except OSError as error:
+            raise could_not_write(self.path, error) from error
         return self.temporary
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:
-            self.temporary.unlink(missing_ok=True)
-            return
-        with open(self.temporary, "rb") as file:
-            os.fsync(file.fileno())  # a crash after the rename must not leave an empty file
-        os.replace(self.temporary, self.path)
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        try:
+            if error is None:
+                os.chmod(self.temporary, self.mode)  # safetensors makes its files private
+                with open(self.temporary, "rb") as file:
+                    os.fsync(file.fileno())  # a crash after the rename must not leave an empty file
+                os.replace(self.temporary, self.path)
+                return
+        except OSError as failure:
+            error = failure
+        self.temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError | SafetensorError):
+            raise could_not_write(self.path, error) from error
+
+
+def could_not_write(path: Path, error: Exception) -> OSError:
+    """A failed write in one line: Python names no file when a disk is full."""
+    reason = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0][:200]
+    return OSError(
+        f"{path} could not be written ({reason}); what was there is kept; free space or mend the "
+        "permissions, and continue a training with --resume"
+    )
 
 
 def write_json(path: Path, content: object) -> None:
@@ -194,11 +224,15 @@ def read_json(path: Path) -> object:
     try:
         return json.loads(Path(path).read_text())
     except FileNotFoundError:
-        raise ValueError(f"{path} is missing; expected a folder that a finished run wrote") from None
+        raise ValueError(
+            f"{path} is missing; expected a folder that a finished run wrote"
+        ) from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
 
 
 def _sorted(names: Iterable[str]) -> list[str]:
     """Sorted with numbers in their order, so that layer 10 comes after layer 9."""
-    return sorted(names, key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
+    return sorted(
+        names, key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)]
+    )

@@ -4,25 +4,32 @@
 to be put into a Trainer of one's own; `fit_lightning` is what `--engine lightning` runs.
 """
 
+import io
+import logging
+import signal
 import time
 import warnings
+import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch.utils.data import DataLoader, IterableDataset
 
 from jaxmodels.shared.data.batches import steps_per_epoch, training_batches
 from jaxmodels.shared.data.images import ImageData
-from jaxmodels.shared.loop import validate
+from jaxmodels.shared.loop import split_batches, validate
 from jaxmodels.shared.progress import Progress
 from jaxmodels.shared.run import Recorder, check_finite
 from jaxmodels.shared.schedules import learning_rate
 from jaxmodels.shared.tasks import Task
+from jaxmodels.shared.weights import check_match, replaced
 from torchref.engines.plain import TorchEngine
 from torchref.models import create
 from torchref.optim import make_optimizer, prepare_gradients, set_learning_rate
@@ -102,34 +109,40 @@ class RunRecorder(Callback):
         self.engine = engine
         self.steps = steps_per_epoch(len(data.train.labels), task.training.batch_size)
 
-    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        self.open = ExitStack()  # the progress bar and TensorBoard's file
+        split = data.validation if len(data.validation) else data.train
+        self.probe = next(split_batches(task, data, split))["image"]
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self.recorder.rewind(trainer.current_epoch)
         training = self.task.training
-        self.bar = Progress(
-            training.epochs, self.steps, training.batch_size, done=trainer.global_step
-        )
-        self.bar.__enter__()
+        bar = Progress(training.epochs, self.steps, training.batch_size, done=trainer.global_step)
+        self.open.callback(self.recorder.close)
+        self.bar = self.open.enter_context(bar)
 
-    def on_train_epoch_start(self, trainer: lightning.Trainer, module: Any) -> None:
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self.started = time.perf_counter()
         self.sums = {"loss": 0.0, "accuracy": 0.0}
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loss, accuracy = float(outputs["loss"]), float(outputs["accuracy"])
         check_finite(loss, trainer.global_step - 1, self.steps, batch["index"].tolist())
         self.sums["loss"] += loss
         self.sums["accuracy"] += accuracy
         self.bar.advance(loss, accuracy)
+        self.rows = batch["index"].tolist()
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, module: Any) -> None:
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         seconds = time.perf_counter() - self.started
+        logits = self.engine.logits(self.probe)  # whether the model to be saved still computes
+        check_finite(logits, trainer.global_step - 1, self.steps, self.rows)
         row = {
             "epoch": trainer.current_epoch + 1,
             "train_loss": self.sums["loss"] / self.steps,
             "train_accuracy": self.sums["accuracy"] / self.steps,
-            "learning_rate": module.rate(trainer.global_step - 1),
+            "learning_rate": pl_module.rate(trainer.global_step - 1),
             "seconds": seconds,
             "images_per_second": self.steps * self.task.training.batch_size / seconds,
             "steps_per_second": self.steps / seconds,
@@ -142,8 +155,81 @@ class RunRecorder(Callback):
             trainer.callback_metrics["validation_loss"] = torch.tensor(monitored)
         trainer.should_stop = trainer.should_stop or self.recorder.should_stop
 
-    def on_fit_end(self, trainer: lightning.Trainer, module: Any) -> None:
-        self.bar.__exit__()
+    def teardown(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
+        self.open.close()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException
+    ) -> None:
+        self.open.close()
+
+
+class CheckedFiles(TorchCheckpointIO):
+    """Checkpoints of a module: written whole or not at all, and read without running a pickle."""
+
+    def __init__(self, module: LitClassifier):
+        super().__init__()
+        self.module = module
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        # Lightning's own goes through the temporary folder, from where a move may be torn.
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with replaced(Path(path)) as temporary:
+            temporary.write_bytes(content.getbuffer())
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        try:
+            with zipfile.ZipFile(path) as file:  # torch does not look at the checksums within
+                broken = file.testzip()
+            if broken:
+                raise ValueError(f"{broken} differs from its checksum")
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            found = checkpoint["state_dict"]
+        except Exception as error:  # zipfile, pickle and torch each have their own
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise ValueError(
+                f"checkpoint {path} is damaged: {reason}; restore it from a copy, or start again "
+                "without --resume, in another --out"
+            ) from error
+        expected = self.module.state_dict()
+        try:
+            check_match(
+                {name: tuple(value.shape) for name, value in found.items()},
+                {name: tuple(value.shape) for name, value in expected.items()},
+            )
+        except ValueError as error:
+            raise ValueError(f"checkpoint {path}: {error}") from None
+        wrong = [name for name in found if found[name].dtype != expected[name].dtype]
+        if wrong:
+            raise ValueError(
+                f"checkpoint {path}: {wrong[0]} is {found[wrong[0]].dtype}, expected "
+                f"{expected[wrong[0]].dtype} (so are {len(wrong) - 1} more tensors)"
+            )
+        return checkpoint
+
+
+@contextmanager
+def _as_a_guest() -> Iterator[None]:
+    """Lightning without its banner and advice, and with Ctrl-C left to its caller."""
+    logger, handler = logging.getLogger("lightning.pytorch"), signal.getsignal(signal.SIGINT)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")  # on workers and loggers
+            yield
+    except SystemExit:  # what Lightning makes of a KeyboardInterrupt, after ignoring the signal
+        raise KeyboardInterrupt from None
+    finally:
+        logger.setLevel(level)
+        if signal.getsignal(signal.SIGINT) is not handler:
+            signal.signal(signal.SIGINT, handler)
 
 
 def fit_lightning(
@@ -154,8 +240,10 @@ def fit_lightning(
     Checkpoints are Lightning's own, `checkpoints/{last,best}.ckpt`, written at each epoch's end.
 
     Raises:
-        ValueError: `resume` is on and there is no checkpoint.
+        ValueError: `resume` is on and there is no checkpoint, or not one of this model; or the task
+            asks for checkpoints within an epoch.
     """
+    check_supported(task)
     training = task.training
     steps = steps_per_epoch(len(data.train.labels), training.batch_size)
     module = LitClassifier(task, total_steps=training.epochs * steps)
@@ -185,21 +273,33 @@ def fit_lightning(
                 enable_version_counter=False,
             )
         )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")  # advice on workers and loggers
+    files = CheckedFiles(module)
+    with _as_a_guest():
         trainer = lightning.Trainer(
             accelerator="auto",
             devices=1,
             max_epochs=training.epochs,
             callbacks=callbacks,
+            plugins=[files],
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             reload_dataloaders_every_n_epochs=1,
             num_sanity_val_steps=0,
         )
-        trainer.fit(module, ImageDataModule(task, data), ckpt_path=str(last) if resume else None)
+        resumed = str(last) if resume else None
+        trainer.fit(module, ImageDataModule(task, data), ckpt_path=resumed, weights_only=True)
     if training.early_stopping_patience and recorder.best:
-        module.load_state_dict(torch.load(best, weights_only=True)["state_dict"])
+        module.load_state_dict(files.load_checkpoint(best)["state_dict"])
     engine.model = module.model.cpu()
     return engine, recorder
+
+
+def check_supported(task: Task) -> None:
+    """Raises a ValueError for what Lightning does not do exactly."""
+    every = task.training.checkpoint_every_steps
+    if every:
+        raise ValueError(
+            f"--training.checkpoint-every-steps {every}: with --engine lightning, checkpoints are "
+            "written at the ends of epochs; leave it at 0, or take --engine torch"
+        )

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
-from jaxmodels.shared.loop import Position
+from jaxmodels.shared.checksums import Position, check_record, check_tensors, seal
 from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.weights import replaced
 from torchref.models import create
@@ -58,14 +58,9 @@ class TorchEngine:
             if value is not None
         }
         tensors = {key: value.contiguous() for key, value in (model | slots).items()}
-        try:
-            with replaced(path) as temporary:
-                save_file(tensors, temporary, metadata={"position": json.dumps(position)})
-        except (OSError, SafetensorError) as error:
-            raise OSError(
-                f"checkpoint {path} could not be written ({error}); free space and continue from "
-                "the last good one with --resume"
-            ) from error
+        record = seal(position, _as_numpy(tensors))
+        with replaced(path) as temporary:
+            save_file(tensors, temporary, metadata={"record": json.dumps(record)})
 
     def restore(self, name: str) -> Position:
         path = self.folder / f"{name}.safetensors"
@@ -76,10 +71,18 @@ class TorchEngine:
             )
         try:
             with safe_open(path, "pt") as file:
-                position = json.loads(file.metadata()["position"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(f"checkpoint {path} is damaged: {error}") from None
+                record = json.loads(file.metadata()["record"])
+                # Cloned, since the optimizer keeps what it is given, and this is the mapped file.
+                tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+        except Exception as error:  # a damaged header fails in as many ways as it has fields
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise ValueError(
+                f"checkpoint {path} is damaged: {reason}; restore it from a copy, or start again "
+                "without --resume, in another --out"
+            ) from error
+        model = _as_numpy({f"model.{key}": v for key, v in self.model.state_dict().items()})
+        check_record(record, model, where=str(path), prefix="model.")
+        position = check_tensors(record, _as_numpy(tensors), where=str(path))
         content = self.optimizer.state_dict() | {"state": {}}
         for key, value in tensors.items():
             if key.startswith("optimizer."):
@@ -90,3 +93,7 @@ class TorchEngine:
         )
         self.optimizer.load_state_dict(content)
         return position
+
+
+def _as_numpy(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    return {name: value.detach().numpy() for name, value in tensors.items()}

@@ -1,0 +1,198 @@
+"""The rungs that need no data: every pair holds in float64 and float32, and the rungs can fail."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+from jaxmodels.shared.weights import LeafRule, WeightRules, to_flax_layout, to_torch_layout
+from parity_tests import ladder, surgery
+from parity_tests.cases import CASES
+from parity_tests.ladder import climb, compare, error_ratio, relative_error
+from parity_tests.pairs import Recipe, hot_leaves, observe_forward
+
+
+@pytest.mark.parametrize("rung", ["weights", "forward", "gradient", "step"])
+@pytest.mark.parametrize("case", CASES)
+def test_pair_holds(case, rung):
+    for verdict in climb(CASES[case](), [rung]):
+        assert verdict.ok, f"{verdict.dtype} {verdict.where}: {verdict.value} > {verdict.bound}"
+
+
+def test_hot_weights_are_exact_in_float32_and_far_from_their_initial_values():
+    leaves = hot_leaves(CASES["resnet-a"](), 0)
+    for name, value in leaves.items():
+        assert np.array_equal(value, value.astype(np.float32).astype(np.float64)), name
+        assert value.std() > 0.05, name
+
+
+def test_case_sizes_are_pairwise_distinct_within_a_layer():
+    for case in CASES:
+        for name, shape in CASES[case]().shapes().items():
+            if name.endswith("kernel") and "norm2" not in name:
+                assert shape[-1] != shape[-2] or len(shape) == 4, f"{case} {name} {shape}"
+
+
+def test_every_block_is_observed_in_both_modes_and_in_order():
+    ((flax, other),) = observe_forward(
+        CASES["resnet-b"](), [hot_leaves(CASES["resnet-b"](), 0)], "float32"
+    )
+    assert flax.keys() == other.keys()
+    names = list(other)
+    assert names.index("eval stem.conv") < names.index("eval blocks.1.projection.conv")
+    assert names.index("eval blocks.1") < names.index("eval blocks.2")
+    assert {"train logits", "eval logits", "train blocks.2.convnorm2.norm"} <= other.keys()
+    assert not np.array_equal(other["train logits"], other["eval logits"])
+
+
+def test_dropout_masks_are_shared_and_change_the_logits():
+    pair = CASES["simplecnn"]()
+    leaves = [hot_leaves(pair, 0)]
+    ((flax, other),) = observe_forward(pair, leaves, "float64")
+    assert relative_error(flax["train logits"], other["train logits"]) < 1e-12
+    dropped = other["train dropout1"] == 0
+    assert 0.1 < dropped.mean() < 0.9
+    assert np.array_equal(dropped, flax["train dropout1"] == 0)
+
+
+def test_dropout_mask_keeps_the_mean():
+    mask = surgery.dropout_mask("layer", (400, 500), 0.3)
+    assert abs(mask.mean() - 1) < 0.01
+    assert set(np.unique(mask)) == {0.0, 1 / 0.7}
+
+
+def test_relative_error_is_by_norm_and_infinite_for_nan_or_shape():
+    truth = np.array([3.0, 4.0])
+    assert relative_error(np.array([3.0, 4.5]), truth) == pytest.approx(0.1)
+    assert relative_error(np.array([np.nan, 4.0]), truth) == np.inf
+    assert relative_error(np.zeros(3), truth) == np.inf
+    assert relative_error(None, truth) == np.inf
+    assert relative_error(np.array([1e-30, 0.0]), np.zeros(2)) == np.inf
+
+
+def test_error_ratio_goes_both_ways_and_ignores_what_is_below_two_ulp():
+    assert error_ratio([8e-6] * 3, [1e-6] * 3) == pytest.approx(8)
+    assert error_ratio([1e-6] * 3, [8e-6] * 3) == pytest.approx(8)
+    assert error_ratio([1e-9], [1e-7]) == 1
+    assert error_ratio([np.inf], [1e-7]) == np.inf
+
+
+@pytest.mark.parametrize("scale", [1 + 1e-11, 1 + 1e-5])
+def test_a_wrong_gradient_of_one_leaf_fails_the_gradient_rung(scale):
+    """A custom gradient that scales one bias's gradient: the forward pass cannot tell."""
+
+    @jax.custom_vjp
+    def scaled(x):
+        return x
+
+    scaled.defvjp(lambda x: (x, None), lambda _, g: (g * scale,))
+    pair = CASES["logistic"]()
+    model = nnx.clone(pair.flax)
+
+    def call(self, x):
+        return x @ self.kernel[...] + scaled(self.bias[...])
+
+    surgery.replace_call(model.linear, call)
+    mutated = dataclasses.replace(pair, flax=model)
+    assert all(v.ok for v in climb(mutated, ["forward"]))
+    float64 = climb(mutated, ["gradient"])[0]
+    if scale - 1 < ladder.BOUNDS["gradient", "float64"]:
+        assert float64.ok  # below the bound: the control of the control
+    else:
+        assert not float64.ok
+        assert float64.first_divergence == "linear.bias"
+
+
+def test_a_moved_weight_fails_the_weights_rung_by_name():
+    pair = CASES["logistic"]()
+    rules = WeightRules(leaves={"kernel": LeafRule("weight"), "bias": LeafRule("bias")})
+    verdict = climb(dataclasses.replace(pair, rules=rules), ["weights"])[0]
+    assert not verdict.ok
+    assert "linear.weight" in verdict.where
+
+
+def test_layouts_are_inverse_and_strict():
+    pair = CASES["cnn"]()
+    leaves = hot_leaves(pair, 0)
+    tensors = to_torch_layout(leaves)
+    back = to_flax_layout(tensors, pair.shapes())
+    assert all(np.array_equal(back[name], leaves[name]) for name in leaves)
+    extra = tensors | {"stages.9.weight": np.zeros(3)}
+    del extra["linear1.bias"]
+    extra["linear2.weight"] = np.zeros((2, 2))
+    with pytest.raises(ValueError, match="3 tensors do not match") as error:
+        to_flax_layout(extra, pair.shapes())
+    for text in ("missing linear1.bias", "unexpected stages.9.weight", "linear2.weight has shape"):
+        assert text in str(error.value)
+
+
+def test_a_leaf_without_a_rule_is_named():
+    with pytest.raises(ValueError, match=r"block\.gamma: no rule for a leaf called 'gamma'"):
+        to_torch_layout({"block.gamma": np.zeros(3)})
+
+
+class FlaxMLP(nnx.Module):
+    """A pair that is not ours: other names, another call, its own loss."""
+
+    def __init__(self):
+        self.hidden = nnx.Linear(3, 5, rngs=nnx.Rngs(0))
+        self.out = nnx.Linear(5, 1, rngs=nnx.Rngs(1))
+
+    def __call__(self, x):
+        return self.out(jnp.tanh(self.hidden(x)))
+
+
+def torch_mlp():
+    return torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Linear(5, 1))
+
+
+@pytest.fixture
+def mlp_settings():
+    rng = np.random.default_rng(0)
+    return {
+        "batch": {
+            "x": rng.normal(size=(20, 3)).astype(np.float32),
+            "label": rng.normal(size=(20, 1)).astype(np.float32),
+        },
+        "weight_rules": WeightRules(renames=(("^hidden$", "0"), ("^out$", "2"))),
+        "recipe": Recipe(loss=lambda prediction, label: ((prediction - label) ** 2).mean()),
+        "flax_call": lambda model, batch, train: model(batch["x"]),
+        "torch_call": lambda model, batch: model(batch["x"]),
+    }
+
+
+def test_anyone_can_compare_a_pair_of_their_own(mlp_settings):
+    report = compare(FlaxMLP(), torch_mlp(), **mlp_settings)
+    assert [(v.rung, v.dtype) for v in report.verdicts] == [
+        ("weights", "float32"),
+        *[(r, d) for r in ("forward", "gradient", "step") for d in ("float64", "float32")],
+    ]
+    assert report.ok
+
+
+def test_a_pair_that_differs_is_refused(mlp_settings):
+    other = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.GELU(), torch.nn.Linear(5, 1))
+    report = compare(FlaxMLP(), other, **mlp_settings)
+    assert not report.ok
+    float64 = next(v for v in report.verdicts if (v.rung, v.dtype) == ("forward", "float64"))
+    assert float64.first_divergence == "eval out"
+
+
+def test_compare_at_given_weights_uses_them(mlp_settings):
+    """At its own tiny weights tanh is the identity to 1e-12, and only hot weights tell."""
+    model = FlaxMLP()
+    model.hidden.kernel[...] *= 1e-9
+    identity = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Identity(), torch.nn.Linear(5, 1))
+    climbed = partial(compare, model, identity, rungs=["forward"], **mlp_settings)
+    assert climbed(hot=False).verdicts[0].ok
+    assert not climbed(hot=True).verdicts[0].ok
+
+
+def test_an_unknown_rung_is_refused(mlp_settings):
+    with pytest.raises(ValueError, match="rung 'backward' is unknown"):
+        compare(FlaxMLP(), torch_mlp(), rungs=["backward"], **mlp_settings)

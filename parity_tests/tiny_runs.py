@@ -1,0 +1,191 @@
+"""Trainings that take a second: 5 steps an epoch of a small network with dropout and BatchNorm.
+
+Frameworks are imported where they are used, so that a process without one of them can train.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxmodels.shared import run as runs
+from jaxmodels.shared.command_line import make_engine, run_script
+from jaxmodels.shared.configs import SimpleCNNConfig
+from jaxmodels.shared.data.images import ImageData, Split
+from jaxmodels.shared.loop import fit
+from jaxmodels.shared.run import Recorder, Run
+from jaxmodels.shared.schedules import ScheduleConfig
+from jaxmodels.shared.tasks import DataConfig, OptimizerConfig, Task, TrainingConfig
+
+ENGINES = ("flax", "torch", "lightning")
+EPOCHS, STEPS, BATCH = 3, 5, 12
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+# Pairwise distinct sizes; everything that a resumed run could forget is on.
+TASK = Task(
+    name="tiny",
+    description="a small network, for the tests",
+    model=SimpleCNNConfig(
+        image_size=8,
+        num_classes=5,
+        channels=(4, 6),
+        kernel_size=3,
+        hidden_dims=(16, 11),
+        batch_norm=True,
+        dropout_rate=0.3,
+    ),
+    data=DataConfig(crop_padding=1),
+    optimizer=OptimizerConfig(name="adamw", learning_rate=0.01, weight_decay=0.01, clip_norm=1.0),
+    schedule=ScheduleConfig(name="one-cycle", warmup_fraction=0.25),
+    training=TrainingConfig(
+        epochs=EPOCHS, batch_size=BATCH, evaluation_batch_size=20, label_smoothing=0.1
+    ),
+)
+SGD = OptimizerConfig(learning_rate=0.05, nesterov=True, weight_decay=1e-3, l1=1e-5)
+
+
+def with_settings(task: Task = TASK, **groups: dict[str, Any]) -> Task:
+    """A task with some fields of some of its groups replaced: training={"epochs": 2}."""
+    new = {name: dataclasses.replace(getattr(task, name), **v) for name, v in groups.items()}
+    return dataclasses.replace(task, **new)
+
+
+def _split(rows: int, seed: int) -> Split:
+    """Noise around one grey level a class: learnt within an epoch or two."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 5, rows).astype(np.int32)
+    noise = rng.integers(0, 60, (rows, 8, 8, 3))
+    return Split((noise + 40 * labels[:, None, None, None]).astype(np.uint8), labels)
+
+
+DATA = ImageData(
+    source="tiny",
+    class_names=tuple("abcde"),
+    mirror=True,
+    train=_split(STEPS * BATCH + 3, 0),
+    validation=_split(23, 1),
+    test=_split(17, 2),
+    mean=np.full(3, 0.4, np.float32),
+    std=np.full(3, 0.25, np.float32),
+)
+
+
+class Stop(Exception):  # noqa: N818 (not an error)
+    """Ends a training in its middle, as a power cut would."""
+
+
+def train_tiny(
+    engine_name: str,
+    folder: Path,
+    task: Task = TASK,
+    *,
+    resume: bool = False,
+    stop_at: int | None = None,
+    stop: type[BaseException] = Stop,
+    data: ImageData = DATA,
+) -> tuple[Any, Recorder]:
+    """(engine, history) of a training; `stop` is raised before step `stop_at`."""
+    run = Run(task, engine_name, "tiny", data.class_names, (0.4,) * 3, (0.25,) * 3)
+    runs.start(folder, run, resume=resume)
+    if engine_name == "lightning":
+        from torchref.engines import lightning
+
+        original = lightning.LitClassifier.training_step
+
+        def training_step(self: Any, batch: Any, batch_index: int) -> Any:
+            if self.global_step == stop_at:
+                raise stop
+            return original(self, batch, batch_index)
+
+        lightning.LitClassifier.training_step = training_step
+        try:
+            return lightning.fit_lightning(task, data, folder, resume=resume)
+        finally:
+            lightning.LitClassifier.training_step = original
+    engine: Any = make_engine(engine_name, task, folder)  # type: ignore[arg-type]
+    train_step = engine.train_step
+
+    def stopping_step(batch: Any, *, step: int, rate: float) -> Any:
+        if step == stop_at:
+            raise stop
+        return train_step(batch, step=step, rate=rate)
+
+    engine.train_step = stopping_step
+    return engine, fit(task, data, engine, folder, resume=resume)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Each run makes its own jitted functions, the same program: half of these tests' time."""
+    import jax
+
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+TIMING = ("seconds", "images_per_second", "steps_per_second", "data_wait_fraction")
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    """history.jsonl without what depends on the clock."""
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in TIMING} for row in rows]
+
+
+def assert_same_weights(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> None:
+    """Bit for bit."""
+    assert left.keys() == right.keys()
+    for name in left:
+        np.testing.assert_array_equal(left[name], right[name], err_msg=name)
+
+
+def load_script(name: str) -> Any:
+    """scripts/NAME.py as a module."""
+    spec = importlib.util.spec_from_file_location(f"script_{name}", SCRIPTS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def call(name: str, *arguments: object) -> tuple[int, str, str]:
+    """Runs scripts/NAME.py in this process: (exit code, what it printed, what it complained of)."""
+    module = load_script(name)
+    if name == "train":
+        module.measure_throughput = lambda *_, **__: 1000.0  # two seconds a call
+    out, err, before = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv = [f"{name}.py", *map(str, arguments)]
+    code = 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            run_script(module.main)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        sys.argv = before
+    return code, out.getvalue(), err.getvalue()
+
+
+def clean_environment() -> dict[str, str]:
+    """For a subprocess: one that finds the project, and shows no traceback by choice."""
+    environment = os.environ | {"PYTHONPATH": str(SCRIPTS.parent)}
+    environment.pop("JAXMODELS_TRACEBACK", None)
+    return environment

@@ -1,0 +1,228 @@
+"""The rungs that train on data: curve, metric and resume.
+
+Both frameworks start from the same weights and eat the same batches, through the same engines that
+`scripts/train.py` runs.
+"""
+
+import dataclasses
+import math
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from jaxmodels.engine import FlaxEngine
+from jaxmodels.shared.data.batches import steps_per_epoch, training_batches
+from jaxmodels.shared.data.images import ImageData
+from jaxmodels.shared.loop import Engine, predict_split
+from jaxmodels.shared.metrics import loss_and_accuracy
+from jaxmodels.shared.schedules import learning_rate
+from jaxmodels.shared.tasks import Task
+from parity_tests.ladder import BOUNDS
+from parity_tests.results import Accuracies, Curves, LeafError, Verdict
+from torchref.engines.plain import TorchEngine
+from torchref.models import create
+from torchref.weights import read_tensors
+
+Tensors = dict[str, np.ndarray]
+MakeEngine = Callable[[Task, Path], Engine]
+
+ENGINES: dict[str, MakeEngine] = {"flax": FlaxEngine, "torch": TorchEngine}
+
+CONFIDENCE = 0.90  # two one-sided tests at 5% each
+PERTURBATIONS = 4
+
+
+def curve_rung(
+    task: Task, data: ImageData, *, engines: dict[str, MakeEngine] | None = None
+) -> tuple[Verdict, Curves]:
+    """Flax's distance from torch's loss, over how far torch's perturbed runs stray from it.
+
+    The spread is that of `PERTURBATIONS` torch runs whose initial weights are moved by one unit in
+    the last place, at its largest so far: rounding noise, once grown, does not shrink. Dropout is
+    off, for the frameworks draw different masks.
+    """
+    engines = engines or ENGINES
+    task = _without_dropout(task)
+    start = read_tensors(create(task.model, seed=task.training.seed))
+    flax = _losses(engines["flax"], task, data, start)
+    torch_ = _losses(engines["torch"], task, data, start)
+    rng = np.random.default_rng(task.training.seed)
+    perturbed = tuple(
+        _losses(engines["torch"], task, data, _moved_by_one_ulp(start, rng))
+        for _ in range(PERTURBATIONS)
+    )
+    ratios = curve_ratios(flax, torch_, perturbed)
+    bound = BOUNDS["curve", "float32"]
+    worst = int(np.argmax(ratios))
+    first = int(np.argmax(ratios > bound)) if (ratios > bound).any() else None
+    verdict = Verdict(
+        task.name,
+        "curve",
+        "float32",
+        float(ratios[worst]),
+        bound,
+        f"step {worst}",
+        "" if first is None else f"step {first}",
+        note=f"{len(flax)} steps on {data.source}, {PERTURBATIONS} perturbed torch runs",
+    )
+    return verdict, Curves(task.name, flax, torch_, perturbed)
+
+
+def curve_ratios(
+    flax: tuple[float, ...], torch_: tuple[float, ...], perturbed: tuple[tuple[float, ...], ...]
+) -> np.ndarray:
+    """|Flax - torch| over the perturbed runs' largest distance from torch so far, by step: (T,).
+
+    Distances below eight units in the last place of the loss, the noise of one forward pass, count
+    as that. A loss that is not finite gives infinity.
+    """
+    base = np.asarray(torch_)
+    floor = 8 * np.finfo(np.float32).eps * np.maximum(np.abs(base), 1)
+    spread = np.abs(np.asarray(perturbed) - base).max(axis=0)
+    spread = np.maximum(np.maximum.accumulate(spread), floor)
+    distance = np.abs(np.asarray(flax) - base)
+    return np.where(np.isfinite(distance), distance / spread, math.inf)
+
+
+def metric_rung(
+    task: Task, data: ImageData, *, seeds: int, engines: dict[str, MakeEngine] | None = None
+) -> tuple[Verdict, Accuracies]:
+    """Final test accuracies over seeds, paired, and their equivalence within the task's margin.
+
+    Each seed fixes initial weights and batches for both frameworks; only dropout's masks differ.
+
+    Raises:
+        ValueError: fewer than two seeds, from which no interval follows.
+    """
+    if seeds < 2:
+        raise ValueError(f"--seeds {seeds} gives no interval; the metric rung needs at least 2")
+    training = dataclasses.replace(task.training, epochs=task.parity.metric_epochs)
+    found: dict[str, list[float]] = {"flax": [], "torch": []}
+    for seed in range(seeds):
+        seeded = dataclasses.replace(task, training=dataclasses.replace(training, seed=seed))
+        start = read_tensors(create(task.model, seed=seed))
+        for name, make in (engines or ENGINES).items():
+            found[name].append(_final_accuracy(make, seeded, data, start))
+    interval = tost_interval(found["flax"], found["torch"])
+    margin = task.parity.accuracy_margin
+    verdict = Verdict(
+        task.name,
+        "metric",
+        "float32",
+        max(map(abs, interval)),
+        margin,
+        f"mean difference {np.mean(found['flax']) - np.mean(found['torch']):+.2%}",
+        note=f"{seeds} seeds, {training.epochs} epochs each on {data.source}; "
+        f"{len(data.test.labels):,} test images",
+    )
+    accuracies = Accuracies(
+        task.name, tuple(found["flax"]), tuple(found["torch"]), margin, interval, CONFIDENCE
+    )
+    return verdict, accuracies
+
+
+def tost_interval(first: list[float], second: list[float]) -> tuple[float, float]:
+    """The 90% interval of the mean paired difference.
+
+    The two one-sided tests (Schuirmann 1987) reject a difference of at least the margin at 5% each
+    exactly when this interval lies within the margin.
+    """
+    differences = np.subtract(first, second)
+    count = len(differences)
+    error = differences.std(ddof=1) / math.sqrt(count)
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * error)
+    mean = float(differences.mean())
+    return mean - reach, mean + reach
+
+
+def resume_rung(
+    task: Task, data: ImageData, *, engines: dict[str, MakeEngine] | None = None, steps: int = 6
+) -> Verdict:
+    """Trains, saves and resumes half-way in a fresh engine; counts the tensors that differ."""
+    differing: list[LeafError] = []
+    for name, make in (engines or ENGINES).items():
+        with tempfile.TemporaryDirectory() as folder:
+            whole = make(task, Path(folder) / "whole")
+            _train(whole, task, data, range(steps), steps)
+            half = make(task, Path(folder) / "half")
+            _train(half, task, data, range(steps // 2), steps)
+            half.save("last", {"step": steps // 2, "epoch": 0})
+            resumed = make(task, Path(folder) / "half")
+            position = resumed.restore("last")
+            _train(resumed, task, data, range(position["step"], steps), steps)
+            expected = whole.weights()
+            differing += [
+                LeafError(f"{name} {key}", float(value.tobytes() != expected[key].tobytes()))
+                for key, value in resumed.weights().items()
+            ]
+    count = sum(leaf.value for leaf in differing)
+    first = next((leaf.name for leaf in differing if leaf.value), "")
+    return Verdict(
+        task.name,
+        "resume",
+        "float32",
+        count,
+        BOUNDS["resume", "float32"],
+        first or f"all {len(differing)} tensors of {' and '.join(engines or ENGINES)}",
+        first,
+        note=f"stopped after {steps // 2} of {steps} steps",
+        leaves=tuple(differing),
+    )
+
+
+def _losses(make: MakeEngine, task: Task, data: ImageData, start: Tensors) -> tuple[float, ...]:
+    engine = make(task, Path())
+    engine.load_weights(start)
+    steps = task.parity.curve_steps
+    return tuple(_train(engine, task, data, range(steps), steps))
+
+
+def _final_accuracy(make: MakeEngine, task: Task, data: ImageData, start: Tensors) -> float:
+    engine = make(task, Path())
+    engine.load_weights(start)
+    steps = task.training.epochs * steps_per_epoch(len(data.train.labels), task.training.batch_size)
+    _train(engine, task, data, range(steps), steps)
+    logits = predict_split(task, data, data.test, engine.logits)
+    return loss_and_accuracy(logits, data.test.labels)[1]
+
+
+def _train(
+    engine: Engine, task: Task, data: ImageData, steps: range, total_steps: int
+) -> list[float]:
+    """Trains the given steps of a schedule of `total_steps`; returns the losses."""
+    batches = training_batches(
+        data,
+        task.data,
+        batch_size=task.training.batch_size,
+        seed=task.training.seed,
+        start_step=steps.start,
+    )
+    losses = []
+    for step in steps:
+        rate = learning_rate(task.schedule, task.optimizer.learning_rate, step, total_steps)
+        batch = next(batches)
+        batch["image"] = _stored_channels_first(batch["image"])
+        losses.append(engine.train_step(batch, step=step, rate=rate)["loss"])
+    return [float(loss) for loss in losses]
+
+
+def _stored_channels_first(images: np.ndarray) -> np.ndarray:
+    """The same (B, H, W, C) values in the memory order in which torch's BatchNorm is accurate."""
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
+
+
+def _without_dropout(task: Task) -> Task:
+    rates = [f.name for f in dataclasses.fields(task.model) if f.name.endswith("dropout_rate")]
+    return dataclasses.replace(task, model=dataclasses.replace(task.model, **dict.fromkeys(rates, 0.0)))
+
+
+def _moved_by_one_ulp(tensors: Tensors, rng: np.random.Generator) -> Tensors:
+    """Every value moved to its float32 neighbour, up or down by chance; zeros stay."""
+    directions = np.array([-np.inf, np.inf], np.float32)  # float64 would step in float64
+    return {
+        name: np.where(value == 0, value, np.nextafter(value, rng.choice(directions, value.shape)))
+        for name, value in tensors.items()
+    }

@@ -1,0 +1,108 @@
+"""Climbs the parity ladder: python scripts/parity.py all --out runs/parity
+
+Writes report.html and report.json; exits 1 if anything fails. The rungs weights, forward, gradient
+and step need no data; curve, metric and resume train on --source.
+"""
+
+import argparse
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from jaxmodels.shared.command_line import check_fits, find_task, run_script
+from jaxmodels.shared.data.images import load_images
+from jaxmodels.shared.tasks import TASKS, Task
+from parity_tests.cases import task_pair
+from parity_tests.ladder import CLAIMS, climb
+from parity_tests.mutations import MUTATIONS, audit_one
+from parity_tests.report import environment, print_matrix, write_report
+from parity_tests.results import Accuracies, AuditRow, Curves, Report, Verdict
+from parity_tests.trajectories import curve_rung, metric_rung, resume_rung
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n\n")[2],
+        epilog="tasks: " + ", ".join(TASKS),
+    )
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help="tasks, or all [default: all]")
+    parser.add_argument(
+        "--rungs",
+        help=f"comma-separated, of {','.join(CLAIMS)} [default: all of them, or none with --audit]",
+    )
+    parser.add_argument("--audit", action="store_true", help="inject every known difference too")
+    parser.add_argument("--source", default="sample", help="as of train.py [default: sample]")
+    parser.add_argument("--seeds", type=int, default=3, help="of the metric rung [default: 3]")
+    parser.add_argument("--out", type=Path, default=Path("runs/parity"))
+    arguments = parser.parse_args()
+
+    names = arguments.tasks or ([] if arguments.audit and not arguments.rungs else ["all"])
+    tasks = list(TASKS.values()) if "all" in names else [find_task(name) for name in names]
+    rungs = arguments.rungs.split(",") if arguments.rungs else list(CLAIMS)
+    unknown = [rung for rung in rungs if rung not in CLAIMS]
+    if unknown:
+        raise ValueError(f"--rungs {','.join(unknown)}: unknown; expected some of {','.join(CLAIMS)}")
+    if "metric" in rungs and tasks and arguments.seeds < 2:
+        raise ValueError(f"--seeds {arguments.seeds} gives no interval; the metric rung needs 2")
+
+    console = Console(highlight=False)
+    verdicts: list[Verdict] = []
+    curves: list[Curves] = []
+    accuracies: list[Accuracies] = []
+    for task in tasks:
+        for rung in rungs:
+            started = time.perf_counter()
+            found = measure(task, rung, arguments.source, arguments.seeds, curves, accuracies)
+            verdicts += found
+            seconds = time.perf_counter() - started
+            marks = "  ".join(f"{v.dtype} {'holds' if v.ok else 'FAILS'}" for v in found)
+            console.print(f"{task.name}  {rung}  {marks}  ({seconds:.0f} s)", soft_wrap=True)
+    rows: list[AuditRow] = []
+    if arguments.audit:
+        for mutation in MUTATIONS:
+            rows.append(audit_one(mutation))
+            mark = "caught" if rows[-1].ok else "MISSED"
+            console.print(f"audit  {mutation.topic}: {mutation.name}  {mark}", soft_wrap=True)
+    report = Report(
+        command=f"python {shlex.join(sys.argv)}",
+        environment=environment(),
+        verdicts=tuple(verdicts),
+        curves=tuple(curves),
+        accuracies=tuple(accuracies),
+        audit=tuple(rows),
+        rung_claims={rung: CLAIMS[rung] for rung in rungs},
+    )
+    print_matrix(report, console)
+    console.print(f"report: {write_report(report, arguments.out)}", soft_wrap=True)
+    return 0 if report.ok else 1
+
+
+def measure(
+    task: Task,
+    rung: str,
+    source: str,
+    seeds: int,
+    curves: list[Curves],
+    accuracies: list[Accuracies],
+) -> list[Verdict]:
+    """One rung of one task; what is to be drawn joins `curves` and `accuracies`."""
+    if rung not in ("curve", "metric", "resume"):
+        return climb(task_pair(task), [rung])
+    data = load_images(source, task.data)
+    check_fits(task, data)
+    if rung == "resume":
+        return [resume_rung(task, data)]
+    if rung == "curve":
+        verdict, curve = curve_rung(task, data)
+        curves.append(curve)
+        return [verdict]
+    verdict, accuracy = metric_rung(task, data, seeds=seeds)
+    accuracies.append(accuracy)
+    return [verdict]
+
+
+if __name__ == "__main__":
+    run_script(main)
