@@ -128,7 +128,9 @@ def _kernel_gradient(x, dy, kernel_shape, strides, padding):
         chunk_dy = lax.dynamic_slice_in_dim(dy, i * size, size)
         return total + _chunk_gradient(chunk_x, chunk_dy, kernel_shape, strides, padding)
 
-    return lax.fori_loop(0, len(x) // size, add_chunk, jnp.zeros(kernel_shape, _accumulator(x.dtype)))
+    return lax.fori_loop(
+        0, len(x) // size, add_chunk, jnp.zeros(kernel_shape, _accumulator(x.dtype))
+    )
 
 
 def _chunk_gradient(x, dy, kernel_shape, strides, padding):
@@ -185,12 +187,12 @@ def _batch_norm_backward(epsilon, residuals, cotangents):
 
     dbias = dy.sum(axes)
     dscale = (dy * centred).sum(axes) * inverse
-    # dx = scale inverse (dy - mean(dy) - xhat mean(dy xhat)), plus what reaches x through the statistics.
-    # The per-channel factors are gathered first, so that a single pass forms dx.
-    gain = scale * inverse
-    slope = (2 * dvariance - gain * inverse * dscale) / count
-    offset = (dmean - gain * dbias) / count
-    dx = gain * dy + slope * centred + offset
+    # A rounded mean(dy) is off by the same amount for all elements of a channel and adds up in the next
+    # sums, so it too gets a residual; torch takes these means in float64.
+    mean_dy = dbias / count
+    dy = dy - mean_dy
+    dx = scale * inverse * (dy - dy.mean(axes) - centred * (inverse * dscale / count))
+    dx += dmean / count + centred * (2 * dvariance / count)  # what reaches x through the statistics
     return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype)
 
 

@@ -39,13 +39,17 @@ _ONE_CYCLE = ScheduleConfig(name="one-cycle", warmup_fraction=0.3)
 
 _CONFIGS: dict[str, tuple[ModelConfig, OptimizerConfig, ScheduleConfig, float]] = {
     "logistic": (
-        LogisticRegressionConfig(image_size=6, in_channels=2, num_classes=7, initializer="he-normal"),
+        LogisticRegressionConfig(
+            image_size=6, in_channels=2, num_classes=7, initializer="he-normal"
+        ),
         dataclasses.replace(_SGD, l1=1e-3, clip_norm=0.7, decay_mask="all"),
         ScheduleConfig(name="step"),
         0.0,
     ),
     "logistic-adamw": (
-        LogisticRegressionConfig(image_size=6, in_channels=2, num_classes=7, initializer="he-normal"),
+        LogisticRegressionConfig(
+            image_size=6, in_channels=2, num_classes=7, initializer="he-normal"
+        ),
         _ADAMW,
         _ONE_CYCLE,
         0.1,

@@ -134,7 +134,9 @@ def climb(pair: Pair, rungs: Iterable[str], *, hot: bool = True, draws: int = 16
         elif rung in OBSERVERS:
             verdicts += observe_rung(pair, rung, hot=hot, draws=draws)
         else:
-            raise ValueError(f"rung {rung!r} is unknown here; expected weights, {', '.join(OBSERVERS)}")
+            raise ValueError(
+                f"rung {rung!r} is unknown here; expected weights, {', '.join(OBSERVERS)}"
+            )
     return verdicts
 
 
@@ -147,21 +149,23 @@ def weights_rung(pair: Pair) -> Verdict:
         tensors = read_tensors(pair.torch)
         back = to_flax_layout(tensors, pair.shapes(), pair.rules)
         again = to_torch_layout(back, pair.rules)
-        check_match(*({k: v.shape for k, v in d.items()} for d in (without_ignored(tensors), again)))
+        check_match(
+            *({k: v.shape for k, v in d.items()} for d in (without_ignored(tensors), again))
+        )
         differing = [_bits_differ(name, back[name], leaves[name]) for name in leaves]
         differing += [_bits_differ(name, again[name], tensors[name]) for name in again]
         if pair.fresh:
             differing += _compare_initialisers(pair)
     except ValueError as error:
         lines = str(error).splitlines()
-        return _verdict(pair, "weights", "float32", [LeafError(line.strip(), math.inf) for line in lines[-1:]])
+        return _verdict(
+            pair, "weights", "float32", [LeafError(line.strip(), math.inf) for line in lines[-1:]]
+        )
     count = sum(leaf.value for leaf in differing)
     worst = max(differing, key=lambda leaf: leaf.value)
     where = worst.name if count else f"all {len(leaves)} tensors"
     first = next((leaf.name for leaf in differing if leaf.value), "")
-    return Verdict(
-        pair.name, "weights", "float32", count, 0, where, first, leaves=tuple(differing)
-    )
+    return Verdict(pair.name, "weights", "float32", count, 0, where, first, leaves=tuple(differing))
 
 
 def observe_rung(pair: Pair, rung: str, *, hot: bool, draws: int) -> list[Verdict]:
@@ -249,6 +253,8 @@ def _compare_initialisers(pair: Pair, *, draws: int = 8, sigmas: float = 6) -> l
         pooled = max(scales)
         # The standard error of a normal sample's root mean square is scale / sqrt(2 count).
         scale_gap = abs(scales[0] - scales[1]) > sigmas * pooled / math.sqrt(count)
-        mean_gap = abs(samples[0].mean() - samples[1].mean()) > sigmas * pooled * math.sqrt(2 / count)
+        mean_gap = abs(samples[0].mean() - samples[1].mean()) > sigmas * pooled * math.sqrt(
+            2 / count
+        )
         found.append(LeafError(f"fresh {name}", float(scale_gap or mean_gap)))
     return found

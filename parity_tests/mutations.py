@@ -206,7 +206,9 @@ def _optimizer(changes: dict[str, object], pair: Pair) -> Pair:
     return _recipe(pair, optimizer=dataclasses.replace(pair.flax_recipe.optimizer, **changes))
 
 
-def _make_optimizer(make: Callable[[OptimizerConfig], optax.GradientTransformation], pair: Pair) -> Pair:
+def _make_optimizer(
+    make: Callable[[OptimizerConfig], optax.GradientTransformation], pair: Pair
+) -> Pair:
     return _recipe(pair, make_optimizer=make)
 
 

@@ -64,7 +64,11 @@ def recorded_flax(model: nnx.Module) -> Iterator[dict[str, jax.Array]]:
             original = type(module).__call__
 
             def call(
-                self: Any, *args: Any, name: str = name, original: Callable[..., Any] = original, **kw: Any
+                self: Any,
+                *args: Any,
+                name: str = name,
+                original: Callable[..., Any] = original,
+                **kw: Any,
             ):
                 outputs[name] = original(self, *args, **kw)
                 return outputs[name]
@@ -81,7 +85,9 @@ def recorded_torch(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
     for name, module in model.named_modules():
         if name:
 
-            def hook(module: nn.Module, inputs: Any, output: torch.Tensor, name: str = name) -> None:
+            def hook(
+                module: nn.Module, inputs: Any, output: torch.Tensor, name: str = name
+            ) -> None:
                 outputs[name] = _channels_last(output).clone()  # a later relu may be in place
 
             handles.append(module.register_forward_hook(hook))

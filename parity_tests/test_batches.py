@@ -217,7 +217,9 @@ def test_evaluation_covers_the_split_in_order_in_one_shape(batch_size):
     assert set(whole["index"][ROWS:].tolist()) <= {-1}
     assert (whole["index"].dtype, whole["label"].dtype) == (np.int64, np.int32)
     np.testing.assert_array_equal(whole["label"][:ROWS], DATA.test.labels)
-    np.testing.assert_array_equal(whole["image"][:ROWS], normalise(DATA.test.images, DATA.mean, DATA.std))
+    np.testing.assert_array_equal(
+        whole["image"][:ROWS], normalise(DATA.test.images, DATA.mean, DATA.std)
+    )
     assert np.isfinite(whole["image"]).all()
 
 

@@ -187,7 +187,9 @@ def test_compare_at_given_weights_uses_them(mlp_settings):
     """At its own tiny weights tanh is the identity to 1e-12, and only hot weights tell."""
     model = FlaxMLP()
     model.hidden.kernel[...] *= 1e-9
-    identity = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Identity(), torch.nn.Linear(5, 1))
+    identity = torch.nn.Sequential(
+        torch.nn.Linear(3, 5), torch.nn.Identity(), torch.nn.Linear(5, 1)
+    )
     climbed = partial(compare, model, identity, rungs=["forward"], **mlp_settings)
     assert climbed(hot=False).verdicts[0].ok
     assert not climbed(hot=True).verdicts[0].ok

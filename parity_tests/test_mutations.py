@@ -6,7 +6,9 @@ from parity_tests.cases import CASES
 from parity_tests.mutations import MUTATIONS, Mutation, audit_one
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.topic.replace(" ", "-"))
+@pytest.mark.parametrize(
+    "mutation", MUTATIONS, ids=lambda mutation: mutation.topic.replace(" ", "-")
+)
 def test_mutation_is_caught_on_its_rung(mutation):
     row = audit_one(mutation)
     assert row.caught_by == (mutation.rung,), f"{row.where}: factor {row.factor:.2g}"

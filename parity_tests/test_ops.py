@@ -19,7 +19,12 @@ CONVOLUTIONS = [
     ((8, 11, 9, 3), (3, 5, 3, 7), (1, 1), (1, 2)),
     ((16, 12, 10, 5), (3, 3, 5, 6), (2, 2), (1, 1)),
     ((4, 13, 10, 2), (5, 3, 2, 6), (3, 2), (0, 1)),
-    ((12, 9, 14, 5), (2, 4, 5, 3), (2, 3), (3, 0)),  # padding beyond the kernel's reach, remainders cut off
+    (
+        (12, 9, 14, 5),
+        (2, 4, 5, 3),
+        (2, 3),
+        (3, 0),
+    ),  # padding beyond the kernel's reach, remainders cut off
     ((8, 10, 7, 6), (1, 1, 6, 5), (2, 1), (0, 0)),
     ((5, 8, 6, 3), (3, 2, 3, 4), (1, 2), (1, 1)),  # a batch that does not divide: plain path
 ]
@@ -66,7 +71,9 @@ def test_conv2d_float64(case):
 def test_conv2d_float32_error():
     with jax.enable_x64(True):
         case = (32, 16, 14, 8), (3, 3, 8, 12), (1, 1), (1, 1)
-        x, kernel, cotangent = (draw(i, *s).astype("f") for i, s in enumerate((*case[:2], (32, 16, 14, 12))))
+        x, kernel, cotangent = (
+            draw(i, *s).astype("f") for i, s in enumerate((*case[:2], (32, 16, 14, 12)))
+        )
         run = lambda f, *a: value_and_gradients(lambda x, k: f(x, k, padding=(1, 1)), a[:2], a[2])
         truth = run(ops.plain_conv2d, *(a.astype("d") for a in (x, kernel, cotangent)))
         actual, plain = (run(f, x, kernel, cotangent) for f in (ops.conv2d, ops.plain_conv2d))
@@ -82,13 +89,17 @@ def test_conv2d_bfloat16(case):
 
 
 def normalise(function, x, scale, bias, cotangents):
-    return value_and_gradients(lambda *a: function(*a, epsilon=EPSILON), (x, scale, bias), cotangents)
+    return value_and_gradients(
+        lambda *a: function(*a, epsilon=EPSILON), (x, scale, bias), cotangents
+    )
 
 
 def normalisation_inputs(shape, offset):
     """x, scale, bias and the cotangents of y, mean and variance, in float32."""
     c = shape[-1]
-    x, *rest = (draw(i, *s).astype("f") for i, s in enumerate((shape, (c,), (c,), shape, (c,), (c,))))
+    x, *rest = (
+        draw(i, *s).astype("f") for i, s in enumerate((shape, (c,), (c,), shape, (c,), (c,)))
+    )
     return x + np.float32(offset), rest[0], rest[1], tuple(rest[2:])
 
 
@@ -111,7 +122,14 @@ def test_batch_norm_bfloat16():
     x, dy = (jnp.asarray(a, jnp.bfloat16) for a in (x, cotangents[0]))
     inputs = x, scale, bias, (dy, *cotangents[1:])
     actual, expected = (normalise(f, *inputs) for f in (ops.batch_norm, ops.plain_batch_norm))
-    assert [a.dtype.name for a in actual] == ["bfloat16", "float32", "float32", "bfloat16", "float32", "float32"]
+    assert [a.dtype.name for a in actual] == [
+        "bfloat16",
+        "float32",
+        "float32",
+        "bfloat16",
+        "float32",
+        "float32",
+    ]
     for a, e in zip(actual, expected, strict=True):
         assert relative(a, e) <= 1e-2
 

@@ -216,7 +216,9 @@ def _stored_channels_first(images: np.ndarray) -> np.ndarray:
 
 def _without_dropout(task: Task) -> Task:
     rates = [f.name for f in dataclasses.fields(task.model) if f.name.endswith("dropout_rate")]
-    return dataclasses.replace(task, model=dataclasses.replace(task.model, **dict.fromkeys(rates, 0.0)))
+    return dataclasses.replace(
+        task, model=dataclasses.replace(task.model, **dict.fromkeys(rates, 0.0))
+    )
 
 
 def _moved_by_one_ulp(tensors: Tensors, rng: np.random.Generator) -> Tensors:

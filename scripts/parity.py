@@ -44,7 +44,9 @@ def main() -> int:
     rungs = arguments.rungs.split(",") if arguments.rungs else list(CLAIMS)
     unknown = [rung for rung in rungs if rung not in CLAIMS]
     if unknown:
-        raise ValueError(f"--rungs {','.join(unknown)}: unknown; expected some of {','.join(CLAIMS)}")
+        raise ValueError(
+            f"--rungs {','.join(unknown)}: unknown; expected some of {','.join(CLAIMS)}"
+        )
     if "metric" in rungs and tasks and arguments.seeds < 2:
         raise ValueError(f"--seeds {arguments.seeds} gives no interval; the metric rung needs 2")
 

@@ -1,7 +1,7 @@
 """Losses, the same formulas as `jaxmodels.losses`."""
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 
 
 def cross_entropy(

@@ -156,7 +156,10 @@ def from_json(content: Any) -> ModelConfig:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     given = {key: value for key, value in content.items() if key != "architecture"}
     if given.keys() != fields.keys():
-        unknown, missing = sorted(given.keys() - fields.keys()), sorted(fields.keys() - given.keys())
+        unknown, missing = (
+            sorted(given.keys() - fields.keys()),
+            sorted(fields.keys() - given.keys()),
+        )
         raise ValueError(f"{name} config has unknown fields {unknown} and lacks {missing}")
     values = {}
     for key, value in given.items():
@@ -164,7 +167,9 @@ def from_json(content: Any) -> ModelConfig:
         value = tuple(value) if isinstance(value, list) else value
         same_type = type(value) is type(default) or (type(value), type(default)) == (int, float)
         if not same_type:
-            raise ValueError(f"{name} config: {key} is {value!r}; expected something like {default!r}")
+            raise ValueError(
+                f"{name} config: {key} is {value!r}; expected something like {default!r}"
+            )
         values[key] = value
     return kind(**values)
 

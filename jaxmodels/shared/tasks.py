@@ -106,9 +106,7 @@ class TrainingConfig:
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"training.label_smoothing {self.label_smoothing} must be in [0, 1)")
         if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(
-                f"training.precision {self.precision!r} must be float32 or bfloat16"
-            )
+            raise ValueError(f"training.precision {self.precision!r} must be float32 or bfloat16")
 
 
 @dataclass(frozen=True)
@@ -162,7 +160,9 @@ _TASKS = (
         name="cifar10-cnn",
         description="VGG-style net of 6 convolutions with BatchNorm and dropout",
         model=CNNConfig(),
-        optimizer=OptimizerConfig(name="adamw", learning_rate=2e-3, weight_decay=1e-2, clip_norm=1.0),
+        optimizer=OptimizerConfig(
+            name="adamw", learning_rate=2e-3, weight_decay=1e-2, clip_norm=1.0
+        ),
         schedule=ScheduleConfig(name="cosine", warmup_fraction=0.1),
         training=TrainingConfig(epochs=20, label_smoothing=0.1),
         target_accuracy=0.82,
