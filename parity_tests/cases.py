@@ -3,8 +3,8 @@
 `CASES` are for the tests and the audit; `task_pair` is a task's own model at its real size.
 """
 
-import dataclasses
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -31,95 +31,55 @@ from parity_tests.pairs import Pair, Recipe
 # grown to 3e-10 after nine steps. The step rung therefore caps the rate, and keeps its bound.
 STEP_RATE = {"sgd": 0.01, "adamw": 1e-3}
 
+_LOGISTIC = LogisticRegressionConfig(
+    image_size=6, in_channels=2, num_classes=7, initializer="he-normal"
+)
+_TWO_CONVOLUTIONS = SimpleCNNConfig(
+    image_size=12, in_channels=2, num_classes=7, channels=(5, 6), hidden_dims=(11, 9)
+)
+_SIMPLECNN = replace(_TWO_CONVOLUTIONS, kernel_size=3, activation="swish", dropout_rate=0.3)
+_SIMPLECNN_NORM = replace(_TWO_CONVOLUTIONS, kernel_size=5, batch_norm=True)
+_CNN = CNNConfig(
+    image_size=8,
+    in_channels=2,
+    num_classes=7,
+    stage_channels=(4, 5),
+    hidden_dim=9,
+    activation="swish",
+    dropout_rate=0.3,
+    stage_dropout_rate=0.2,
+)
+_RESNET_A = ResNetConfig(
+    depth=8, image_size=16, in_channels=3, num_classes=7, stage_channels=(4, 5, 6)
+)
+_RESNET_B = replace(_RESNET_A, shortcut="B")
+
 _SGD = OptimizerConfig(learning_rate=0.01, nesterov=True, weight_decay=5e-3)
+_SGD_CLIPPED = replace(_SGD, clip_norm=0.7, nesterov=False)
+_SGD_L1 = replace(_SGD, clip_norm=0.7, l1=1e-3, decay_mask="all")
 _ADAMW = OptimizerConfig(
     name="adamw", learning_rate=1e-3, weight_decay=0.05, clip_norm=0.5, l1=1e-3
 )
+
+_STEP = ScheduleConfig(name="step")
+_COSINE = ScheduleConfig(name="cosine", warmup_fraction=0.2)
 _ONE_CYCLE = ScheduleConfig(name="one-cycle", warmup_fraction=0.3)
 
-_CONFIGS: dict[str, tuple[ModelConfig, OptimizerConfig, ScheduleConfig, float]] = {
-    "logistic": (
-        LogisticRegressionConfig(
-            image_size=6, in_channels=2, num_classes=7, initializer="he-normal"
-        ),
-        dataclasses.replace(_SGD, l1=1e-3, clip_norm=0.7, decay_mask="all"),
-        ScheduleConfig(name="step"),
-        0.0,
-    ),
-    "logistic-adamw": (
-        LogisticRegressionConfig(
-            image_size=6, in_channels=2, num_classes=7, initializer="he-normal"
-        ),
-        _ADAMW,
-        _ONE_CYCLE,
-        0.1,
-    ),
-    "simplecnn": (
-        SimpleCNNConfig(
-            image_size=12,
-            in_channels=2,
-            num_classes=7,
-            channels=(5, 6),
-            kernel_size=3,
-            hidden_dims=(11, 9),
-            activation="swish",
-            dropout_rate=0.3,
-        ),
-        _ADAMW,
-        ScheduleConfig(name="cosine", warmup_fraction=0.2),
-        0.1,
-    ),
-    "simplecnn-norm": (
-        SimpleCNNConfig(
-            image_size=12,
-            in_channels=2,
-            num_classes=7,
-            channels=(5, 6),
-            kernel_size=5,
-            hidden_dims=(11, 9),
-            batch_norm=True,
-        ),
-        _ADAMW,
-        _ONE_CYCLE,
-        0.0,
-    ),
-    "cnn": (
-        CNNConfig(
-            image_size=8,
-            in_channels=2,
-            num_classes=7,
-            stage_channels=(4, 5),
-            hidden_dim=9,
-            activation="swish",
-            dropout_rate=0.3,
-            stage_dropout_rate=0.2,
-        ),
-        dataclasses.replace(_SGD, clip_norm=0.7, nesterov=False),
-        _ONE_CYCLE,
-        0.1,
-    ),
-    "resnet-a": (
-        ResNetConfig(
-            depth=8, stage_channels=(4, 5, 6), image_size=16, in_channels=3, num_classes=7
-        ),
-        _SGD,
-        _ONE_CYCLE,
-        0.0,
-    ),
-    "resnet-b": (
-        ResNetConfig(
-            depth=8,
-            shortcut="B",
-            stage_channels=(4, 5, 6),
-            image_size=16,
-            in_channels=3,
-            num_classes=7,
-        ),
-        _SGD,
-        _ONE_CYCLE,
-        0.1,
-    ),
+# Each case's model, optimizer, schedule and label smoothing.
+_SETTINGS: dict[str, tuple[ModelConfig, OptimizerConfig, ScheduleConfig, float]] = {
+    "logistic": (_LOGISTIC, _SGD_L1, _STEP, 0.0),
+    "logistic-adamw": (_LOGISTIC, _ADAMW, _ONE_CYCLE, 0.1),
+    "simplecnn": (_SIMPLECNN, _ADAMW, _COSINE, 0.1),
+    "simplecnn-norm": (_SIMPLECNN_NORM, _ADAMW, _ONE_CYCLE, 0.0),
+    "cnn": (_CNN, _SGD_CLIPPED, _ONE_CYCLE, 0.1),
+    "resnet-a": (_RESNET_A, _SGD, _ONE_CYCLE, 0.0),
+    "resnet-b": (_RESNET_B, _SGD, _ONE_CYCLE, 0.1),
 }
+
+
+def config_of(case: str) -> ModelConfig:
+    """The config of a case's model."""
+    return _SETTINGS[case][0]
 
 
 def make_pair(
@@ -157,12 +117,12 @@ def make_pair(
 
 
 def _case(name: str) -> Pair:
-    config, optimizer, schedule, smoothing = _CONFIGS[name]
+    config, optimizer, schedule, smoothing = _SETTINGS[name]
     return make_pair(name, config, Recipe.of(optimizer, schedule, smoothing))
 
 
 class FlaxNorm(nnx.Module):
-    """BatchNorm, ReLU, and a linear layer on the mean over pixels: images (B, H, W, C) -> (B, K)."""
+    """BatchNorm, ReLU, a linear layer on the mean over pixels: images (B, H, W, C) -> (B, K)."""
 
     def __init__(self, channels: int, num_classes: int):
         self.norm = BatchNorm(channels, momentum=0.1, epsilon=1e-5)
@@ -195,7 +155,7 @@ def _offset_case() -> Pair:
 
 
 CASES: dict[str, Callable[[], Pair]] = {
-    **{name: partial(_case, name) for name in _CONFIGS},
+    **{name: partial(_case, name) for name in _SETTINGS},
     "norm-offset": _offset_case,
 }
 
@@ -203,6 +163,6 @@ CASES: dict[str, Callable[[], Pair]] = {
 def task_pair(task: Task) -> Pair:
     """A task's own model, optimizer, schedule and loss, with the rate capped at `STEP_RATE`."""
     rate = min(task.optimizer.learning_rate, STEP_RATE[task.optimizer.name])
-    optimizer = dataclasses.replace(task.optimizer, learning_rate=rate)
+    optimizer = replace(task.optimizer, learning_rate=rate)
     recipe = Recipe.of(optimizer, task.schedule, task.training.label_smoothing)
     return make_pair(task.name, task.model, recipe, batch_size=16)

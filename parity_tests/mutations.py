@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,18 +17,20 @@ import optax
 from flax import nnx
 
 from jaxmodels import optim
-from jaxmodels.models import create
+from jaxmodels.models import SimpleCNN, create
 from jaxmodels.models.layers import BatchNorm, Conv
 from jaxmodels.shared.schedules import ScheduleConfig, learning_rate
 from jaxmodels.shared.tasks import OptimizerConfig
 from jaxmodels.shared.weights import LEAF_RULES, LeafRule, WeightRules
-from parity_tests.cases import CASES
+from parity_tests.cases import CASES, config_of
 from parity_tests.ladder import climb
 from parity_tests.pairs import Arrays, Pair
 from parity_tests.results import AuditRow, Verdict
 from parity_tests.surgery import flax_modules, replace_call
 
 RUNGS = ("weights", "forward", "gradient", "step")
+
+Injection = Callable[[Pair], Pair]
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,10 @@ class Mutation:
     topic: str
     case: str
     rung: str
-    inject: Callable[[Pair], Pair]
+    inject: Injection
 
 
-def audit(mutations: "Iterable[Mutation] | None" = None) -> list[AuditRow]:
+def audit(mutations: Iterable[Mutation] | None = None) -> list[AuditRow]:
     """Injects each mutation and climbs until a rung catches it."""
     return [audit_one(mutation) for mutation in mutations or MUTATIONS]
 
@@ -87,14 +90,17 @@ def _with_modules(pair: Pair, kind: type, change: Callable[[nnx.Module], None]) 
     return dataclasses.replace(pair, flax=model)
 
 
-def _set(kind: type, name: str, value: object, pair: Pair) -> Pair:
-    return _with_modules(pair, kind, lambda module: setattr(module, name, value))
+def _set(kind: type, name: str, value: object) -> Injection:
+    """Gives every module of a kind another value of an attribute."""
+    return lambda pair: _with_modules(pair, kind, lambda module: setattr(module, name, value))
 
 
-def _call(kind: type, call: Callable[..., jax.Array], pair: Pair) -> Pair:
-    return _with_modules(pair, kind, lambda module: replace_call(module, call))
+def _replace(kind: type, call: Callable[..., jax.Array]) -> Injection:
+    """Gives every module of a kind another `__call__`."""
+    return lambda pair: _with_modules(pair, kind, lambda module: replace_call(module, call))
 
 
+@partial(_replace, BatchNorm)
 def _biased_running_variance(self: BatchNorm, x: jax.Array, *, train: bool = False) -> jax.Array:
     before = self.var[...]
     y = BatchNorm.__call__(self, x, train=train)
@@ -105,6 +111,7 @@ def _biased_running_variance(self: BatchNorm, x: jax.Array, *, train: bool = Fal
     return y
 
 
+@partial(_replace, BatchNorm)
 def _fast_variance(self: BatchNorm, x: jax.Array, *, train: bool = False) -> jax.Array:
     y = BatchNorm.__call__(self, x, train=train)
     if not train:
@@ -115,11 +122,13 @@ def _fast_variance(self: BatchNorm, x: jax.Array, *, train: bool = False) -> jax
     return (x - mean) * jax.lax.rsqrt(variance + self.epsilon) * self.scale[...] + self.bias[...]
 
 
+@partial(_replace, BatchNorm)
 def _statistics_per_device(self: BatchNorm, x: jax.Array, *, train: bool = False) -> jax.Array:
     halves = jnp.split(x, 2)
     return jnp.concatenate([BatchNorm.__call__(self, half, train=train) for half in halves])
 
 
+@partial(_replace, Conv)
 def _pad_same(self: Conv, x: jax.Array) -> jax.Array:
     if self.stride == 1:
         return Conv.__call__(self, x)
@@ -132,24 +141,28 @@ def _pad_same(self: Conv, x: jax.Array) -> jax.Array:
     )
 
 
+@partial(_replace, nnx.Linear)
 def _bfloat16_product(self: nnx.Linear, x: jax.Array) -> jax.Array:
     product = x.astype(jnp.bfloat16) @ self.kernel[...].astype(jnp.bfloat16)
     assert self.bias is not None
     return product.astype(x.dtype) + self.bias[...]
 
 
+@partial(_replace, nnx.Linear)
 def _float32_leak(self: nnx.Linear, x: jax.Array) -> jax.Array:
     return nnx.Linear.__call__(self, x.astype(jnp.float32).astype(x.dtype))
 
 
 def _flatten_channels_first(pair: Pair) -> Pair:
-    config_channels, model = pair.flax.block2.conv.kernel.shape[-1], nnx.clone(pair.flax)  # type: ignore[attr-defined]
+    model = nnx.clone(pair.flax)
+    assert isinstance(model, SimpleCNN)
+    channels = model.block2.conv.kernel.shape[-1]
 
     def call(self: nnx.Linear, x: jax.Array) -> jax.Array:
-        pixels = x.reshape(len(x), -1, config_channels)  # (B, H * W, C)
+        pixels = x.reshape(len(x), -1, channels)  # (B, H * W, C)
         return nnx.Linear.__call__(self, pixels.swapaxes(1, 2).reshape(x.shape))
 
-    replace_call(model.linear1, call)  # type: ignore[attr-defined]
+    replace_call(model.linear1, call)
     return dataclasses.replace(pair, flax=model)
 
 
@@ -169,17 +182,14 @@ def _unmatched_name(pair: Pair) -> Pair:
 
 def _lecun_initializer(pair: Pair) -> Pair:
     assert pair.fresh is not None
-    config = dataclasses.replace(_config_of(pair.name), initializer="lecun-normal")
+    config = dataclasses.replace(config_of(pair.name), initializer="lecun-normal")
     return dataclasses.replace(pair, fresh=(lambda seed: create(config, seed=seed), pair.fresh[1]))
 
 
-def _config_of(case: str):
-    from parity_tests.cases import _CONFIGS
+def _sample_deviation(pair: Pair) -> Pair:
+    """As if divided by the deviation with n - 1, over the pixels of 50,000 images."""
+    factor = (1 - 1 / (50_000 * 1024)) ** 0.5
 
-    return _CONFIGS[case][0]
-
-
-def _scale_images(factor: float, pair: Pair) -> Pair:
     def change(batch: Arrays) -> Arrays:
         return batch | {"image": batch["image"].astype(np.float64) * factor}
 
@@ -202,32 +212,39 @@ def _recipe(pair: Pair, **changes: object) -> Pair:
     return dataclasses.replace(pair, flax_recipe=dataclasses.replace(pair.flax_recipe, **changes))
 
 
-def _optimizer(changes: dict[str, object], pair: Pair) -> Pair:
-    return _recipe(pair, optimizer=dataclasses.replace(pair.flax_recipe.optimizer, **changes))
+def _optimizer(**changes: Any) -> Injection:
+    def inject(pair: Pair) -> Pair:
+        optimizer = dataclasses.replace(pair.flax_recipe.optimizer, **changes)
+        return _recipe(pair, optimizer=optimizer)
+
+    return inject
 
 
-def _make_optimizer(
-    make: Callable[[OptimizerConfig], optax.GradientTransformation], pair: Pair
-) -> Pair:
-    return _recipe(pair, make_optimizer=make)
+def _replace_optimizer(
+    make: Callable[[OptimizerConfig], optax.GradientTransformation],
+) -> Injection:
+    return lambda pair: _recipe(pair, make_optimizer=make)
 
 
+@_replace_optimizer
 def _coupled_decay(config: OptimizerConfig) -> optax.GradientTransformation:
     plain = optim.make_optimizer(dataclasses.replace(config, weight_decay=0.0))
     mask = partial(optim.decay_mask, config)
     return optax.chain(optax.add_decayed_weights(config.weight_decay, mask), plain)
 
 
+@_replace_optimizer
 def _clip_with_epsilon(config: OptimizerConfig) -> optax.GradientTransformation:
-    def update(gradients: optim.Leaves, state: optax.OptState, params: object = None):
-        norm = optax.global_norm(gradients)
+    def update(updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None):
+        norm = optax.global_norm(updates)
         scale = jnp.minimum(1.0, config.clip_norm / (norm + 1e-6))
-        return jax.tree.map(lambda g: g * scale, gradients), state
+        return jax.tree.map(lambda g: g * scale, updates), state
 
     clip = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
     return optax.chain(clip, optim.make_optimizer(dataclasses.replace(config, clip_norm=0.0)))
 
 
+@_replace_optimizer
 def _optax_adam(config: OptimizerConfig) -> optax.GradientTransformation:
     clip = optax.clip_by_global_norm(config.clip_norm)
     adam = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
@@ -235,9 +252,9 @@ def _optax_adam(config: OptimizerConfig) -> optax.GradientTransformation:
     return optax.chain(clip, optim.add_sign(config), adam, decay)
 
 
-def _one_cycle_to_total(step: int, total: int) -> float:
+def _one_cycle_to_total(pair: Pair) -> Pair:
     schedule = ScheduleConfig(name="one-cycle", warmup_fraction=0.3)
-    return learning_rate(schedule, 0.001, step, total + 1)
+    return _recipe(pair, rate=lambda step, total: learning_rate(schedule, 0.001, step, total + 1))
 
 
 def _smooth_others(pair: Pair) -> Pair:
@@ -251,30 +268,49 @@ def _smooth_others(pair: Pair) -> Pair:
     return _recipe(pair, loss=loss)
 
 
+# --- The table ------------------------------------------------------------------------------------
+
+
+def _on(rung: str, *rows: tuple[str, str, str, Injection]) -> tuple[Mutation, ...]:
+    return tuple(Mutation(name, topic, case, rung, inject) for name, topic, case, inject in rows)
+
+
 _NORM = "simplecnn-norm"
 
-MUTATIONS: tuple[Mutation, ...] = (
-    Mutation("a tensor under another name", "weights", "logistic", "weights", _unmatched_name),
-    Mutation("LeCun for He", "initialisers", "simplecnn", "weights", _lecun_initializer),
-    Mutation("kernel height and width swapped", "kernel layout", "simplecnn", "forward", _transpose_taps),
-    Mutation("channels-first flatten", "memory order", "simplecnn", "forward", _flatten_channels_first),
-    Mutation("SAME padding at stride 2", "conv / pool padding", "resnet-a", "forward", partial(_call, Conv, _pad_same)),
-    Mutation("epsilon 1e-3", "BatchNorm epsilon", _NORM, "forward", partial(_set, BatchNorm, "epsilon", 1e-3)),
-    Mutation("E[x^2] - E[x]^2", "fast variance", "norm-offset", "forward", partial(_call, BatchNorm, _fast_variance)),
-    Mutation("statistics of half a batch", "BatchNorm under sharding", _NORM, "forward", partial(_call, BatchNorm, _statistics_per_device)),
-    Mutation("rate means keep", "dropout", "simplecnn", "forward", partial(_set, nnx.Dropout, "rate", 0.7)),
-    Mutation("bfloat16 passes", "matmul precision", "logistic", "forward", partial(_call, nnx.Linear, _bfloat16_product)),
-    Mutation("a float32 cast inside", "float64", "simplecnn", "forward", partial(_call, nnx.Linear, _float32_leak)),
-    Mutation("sample standard deviation of 50,000 images", "std", "logistic", "forward", partial(_scale_images, (1 - 1 / (50_000 * 1024)) ** 0.5)),
-    Mutation("label K of K classes", "out-of-range id", "logistic", "gradient", _label_out_of_range),
-    Mutation("eps / (K - 1) on the others", "label smoothing", "logistic-adamw", "gradient", _smooth_others),
-    Mutation("biased running variance", "BatchNorm running variance", _NORM, "step", partial(_call, BatchNorm, _biased_running_variance)),
-    Mutation("momentum weighs the old", "BatchNorm momentum", _NORM, "step", partial(_set, BatchNorm, "momentum", 0.9)),
-    Mutation("decay 1e-4 for 5e-2", "AdamW decay default", "logistic-adamw", "step", partial(_optimizer, {"weight_decay": 1e-4})),
-    Mutation("biases decay too", "AdamW decay mask", "logistic-adamw", "step", partial(_optimizer, {"decay_mask": "all"})),
-    Mutation("L2 in the gradient", "Adam(weight_decay)", "logistic-adamw", "step", partial(_make_optimizer, _coupled_decay)),
-    Mutation("optax's own Adam, float32", "Adam bias correction", "simplecnn", "step", partial(_make_optimizer, _optax_adam)),
-    Mutation("norm + 1e-6", "clipping", "logistic", "step", partial(_make_optimizer, _clip_with_epsilon)),
-    Mutation("no Nesterov", "momentum", "logistic", "step", partial(_optimizer, {"nesterov": False})),
-    Mutation("one-cycle ends at the total", "schedules", "logistic-adamw", "step", lambda pair: _recipe(pair, rate=_one_cycle_to_total)),
-)  # fmt: skip
+_ON_WEIGHTS = _on(
+    "weights",
+    ("a tensor under another name", "weights", "logistic", _unmatched_name),
+    ("LeCun for He", "initialisers", "simplecnn", _lecun_initializer),
+)
+_ON_FORWARD = _on(
+    "forward",
+    ("kernel height and width swapped", "kernel layout", "simplecnn", _transpose_taps),
+    ("channels-first flatten", "memory order", "simplecnn", _flatten_channels_first),
+    ("SAME padding at stride 2", "conv / pool padding", "resnet-a", _pad_same),
+    ("epsilon 1e-3", "BatchNorm epsilon", _NORM, _set(BatchNorm, "epsilon", 1e-3)),
+    ("E[x^2] - E[x]^2", "fast variance", "norm-offset", _fast_variance),
+    ("statistics of half a batch", "BatchNorm under sharding", _NORM, _statistics_per_device),
+    ("rate means keep", "dropout", "simplecnn", _set(nnx.Dropout, "rate", 0.7)),
+    ("bfloat16 passes", "matmul precision", "logistic", _bfloat16_product),
+    ("a float32 cast inside", "float64", "simplecnn", _float32_leak),
+    ("sample standard deviation of 50,000 images", "std", "logistic", _sample_deviation),
+)
+_ON_GRADIENT = _on(
+    "gradient",
+    ("label K of K classes", "out-of-range id", "logistic", _label_out_of_range),
+    ("eps / (K - 1) on the others", "label smoothing", "logistic-adamw", _smooth_others),
+)
+_ON_STEP = _on(
+    "step",
+    ("biased running variance", "BatchNorm running variance", _NORM, _biased_running_variance),
+    ("momentum weighs the old", "BatchNorm momentum", _NORM, _set(BatchNorm, "momentum", 0.9)),
+    ("decay 1e-4 for 5e-2", "AdamW decay default", "logistic-adamw", _optimizer(weight_decay=1e-4)),
+    ("biases decay too", "AdamW decay mask", "logistic-adamw", _optimizer(decay_mask="all")),
+    ("L2 in the gradient", "Adam(weight_decay)", "logistic-adamw", _coupled_decay),
+    ("optax's own Adam, float32", "Adam bias correction", "simplecnn", _optax_adam),
+    ("norm + 1e-6", "clipping", "logistic", _clip_with_epsilon),
+    ("no Nesterov", "momentum", "logistic", _optimizer(nesterov=False)),
+    ("one-cycle ends at the total", "schedules", "logistic-adamw", _one_cycle_to_total),
+)
+
+MUTATIONS = _ON_WEIGHTS + _ON_FORWARD + _ON_GRADIENT + _ON_STEP

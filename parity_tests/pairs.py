@@ -33,6 +33,8 @@ from torchref.weights import load_tensors, read_tensors
 Arrays = dict[str, np.ndarray]
 Dtype = Literal["float64", "float32"]
 Observation = tuple[Arrays, Arrays]  # Flax's and torch's
+FlaxCall = Callable[[nnx.Module, dict[str, Any], bool], jax.Array]
+TorchCall = Callable[[nn.Module, dict[str, Any]], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,8 @@ class Pair:
     rules: WeightRules = field(default_factory=WeightRules)
     flax_recipe: Recipe = field(default_factory=Recipe)
     torch_recipe: Recipe = field(default_factory=Recipe)
-    flax_call: Callable[[nnx.Module, dict[str, Any], bool], jax.Array] = call_flax
-    torch_call: Callable[[nn.Module, dict[str, Any]], torch.Tensor] = call_torch
+    flax_call: FlaxCall = call_flax
+    torch_call: TorchCall = call_torch
     flax_batch: Callable[[Arrays], Arrays] = lambda batch: batch  # a mutation's way in
     fresh: tuple[Callable[[int], nnx.Module], Callable[[int], nn.Module]] | None = None
 
@@ -123,8 +125,11 @@ def precision(dtype: Dtype) -> Iterator[None]:
 def observe_forward(pair: Pair, draws: list[Arrays], dtype: Dtype) -> list[Observation]:
     """The outputs of every block and the logits, in both modes.
 
-    Dropout draws the same masks on both sides.
+    Dropout draws the same masks on both sides. A module that has no counterpart under the pair's
+    rules (torch's `nn.Tanh`, where Flax calls a function) is passed over; the logits never are.
     """
+    modules = [name for name, _ in surgery.flax_modules(pair.flax)]
+    flax_names = {pair.rules.module_name(name): name for name in modules}
     names: list[str] = []  # jit sorts a dict's keys; the order of execution matters here
 
     def compute(params: Any, stats: Any, batch: dict[str, jax.Array]) -> list[jax.Array]:
@@ -143,13 +148,15 @@ def observe_forward(pair: Pair, draws: list[Arrays], dtype: Dtype) -> list[Obser
     for leaves in draws:
         with precision(dtype):
             values = run(*_flax_inputs(pair, leaves, dtype))
-            flax = {n: _float64(v) for n, v in zip(names, values, strict=True)}
+        flax = {name: _float64(value) for name, value in zip(names, values, strict=True)}
         model, batch = _torch_inputs(pair, leaves, dtype)
         torch_ = {}
         for train in (False, True):
             with surgery.recorded_torch(model.train(train)) as outputs, torch.no_grad():
                 logits = pair.torch_call(model, batch)
-            torch_ |= _in_mode(outputs | {"logits": logits}, train)
+            matched = {flax_names[n]: value for n, value in outputs.items() if n in flax_names}
+            torch_ |= _in_mode(matched | {"logits": logits}, train)
+        flax = {name: value for name, value in flax.items() if name in torch_}
         observations.append((flax, {name: _float64(value) for name, value in torch_.items()}))
     return observations
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from flax import nnx
 
+from jaxmodels.models import LogisticRegression
 from jaxmodels.shared.weights import LeafRule, WeightRules, to_flax_layout, to_torch_layout
 from parity_tests import ladder, surgery
 from parity_tests.cases import CASES
@@ -93,6 +94,7 @@ def test_a_wrong_gradient_of_one_leaf_fails_the_gradient_rung(scale):
     scaled.defvjp(lambda x: (x, None), lambda _, g: (g * scale,))
     pair = CASES["logistic"]()
     model = nnx.clone(pair.flax)
+    assert isinstance(model, LogisticRegression)
 
     def call(self, x):
         return x @ self.kernel[...] + scaled(self.bias[...])

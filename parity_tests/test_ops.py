@@ -1,37 +1,35 @@
 """jaxmodels.ops against the plain formulations, left to XLA's own differentiation."""
 
-import pathlib
-import sys
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-
 from jaxmodels import ops
 
 EPSILON = 1e-5
 
-# x shape, kernel shape, strides, padding. Sizes are pairwise distinct, so that no swapped axis goes unseen.
+# x shape, kernel shape, strides, padding: sizes pairwise distinct, so that no swapped axis goes
+# unseen. Padding reaches beyond the fourth kernel, and its strides leave remainders; the last batch
+# does not divide into chunks, and takes the plain path.
 CONVOLUTIONS = [
     ((8, 11, 9, 3), (3, 5, 3, 7), (1, 1), (1, 2)),
     ((16, 12, 10, 5), (3, 3, 5, 6), (2, 2), (1, 1)),
     ((4, 13, 10, 2), (5, 3, 2, 6), (3, 2), (0, 1)),
-    (
-        (12, 9, 14, 5),
-        (2, 4, 5, 3),
-        (2, 3),
-        (3, 0),
-    ),  # padding beyond the kernel's reach, remainders cut off
+    ((12, 9, 14, 5), (2, 4, 5, 3), (2, 3), (3, 0)),
     ((8, 10, 7, 6), (1, 1, 6, 5), (2, 1), (0, 0)),
-    ((5, 8, 6, 3), (3, 2, 3, 4), (1, 2), (1, 1)),  # a batch that does not divide: plain path
+    ((5, 8, 6, 3), (3, 2, 3, 4), (1, 2), (1, 1)),
 ]
 
 
 def draw(seed, *shape):
     return np.random.default_rng(seed).standard_normal(shape)
+
+
+def as_float64(inputs):
+    return jax.tree.map(lambda a: np.asarray(a, np.float64), inputs)
 
 
 def relative(actual, expected):
@@ -51,7 +49,7 @@ def value_and_gradients(function, arguments, cotangent):
 def both_convolutions(case, dtype):
     x_shape, kernel_shape, strides, padding = case
     arguments = jnp.asarray(draw(0, *x_shape), dtype), jnp.asarray(draw(1, *kernel_shape), dtype)
-    options = dict(strides=strides, padding=padding)
+    options = {"strides": strides, "padding": padding}
     shape = ops.plain_conv2d(*arguments, **options).shape
     cotangent = jnp.asarray(draw(2, *shape), dtype)
     return [
@@ -69,14 +67,16 @@ def test_conv2d_float64(case):
 
 
 def test_conv2d_float32_error():
+    shapes = (32, 16, 14, 8), (3, 3, 8, 12), (32, 16, 14, 12)  # x, kernel, output
+    inputs = [draw(i, *shape).astype("f") for i, shape in enumerate(shapes)]
+
+    def run(function, x, kernel, cotangent):
+        padded = functools.partial(function, padding=(1, 1))
+        return value_and_gradients(padded, (x, kernel), cotangent)
+
     with jax.enable_x64(True):
-        case = (32, 16, 14, 8), (3, 3, 8, 12), (1, 1), (1, 1)
-        x, kernel, cotangent = (
-            draw(i, *s).astype("f") for i, s in enumerate((*case[:2], (32, 16, 14, 12)))
-        )
-        run = lambda f, *a: value_and_gradients(lambda x, k: f(x, k, padding=(1, 1)), a[:2], a[2])
-        truth = run(ops.plain_conv2d, *(a.astype("d") for a in (x, kernel, cotangent)))
-        actual, plain = (run(f, x, kernel, cotangent) for f in (ops.conv2d, ops.plain_conv2d))
+        truth = run(ops.plain_conv2d, *as_float64(inputs))
+        actual, plain = (run(f, *inputs) for f in (ops.conv2d, ops.plain_conv2d))
     for a, p, t in zip(actual, plain, truth, strict=True):
         assert relative(a, t) <= 2 * relative(p, t)
 
@@ -103,10 +103,6 @@ def normalisation_inputs(shape, offset):
     return x + np.float32(offset), rest[0], rest[1], tuple(rest[2:])
 
 
-def as_float64(inputs):
-    return jax.tree.map(lambda a: np.asarray(a, np.float64), inputs)
-
-
 @pytest.mark.parametrize("shape", [(7, 5, 6, 3), (19, 4)])
 def test_batch_norm_float64(shape):
     with jax.enable_x64(True):
@@ -122,14 +118,8 @@ def test_batch_norm_bfloat16():
     x, dy = (jnp.asarray(a, jnp.bfloat16) for a in (x, cotangents[0]))
     inputs = x, scale, bias, (dy, *cotangents[1:])
     actual, expected = (normalise(f, *inputs) for f in (ops.batch_norm, ops.plain_batch_norm))
-    assert [a.dtype.name for a in actual] == [
-        "bfloat16",
-        "float32",
-        "float32",
-        "bfloat16",
-        "float32",
-        "float32",
-    ]
+    dtypes = ["bfloat16", "float32", "float32"]  # of y, mean, variance as of dx, dscale, dbias
+    assert [a.dtype.name for a in actual] == 2 * dtypes
     for a, e in zip(actual, expected, strict=True):
         assert relative(a, e) <= 1e-2
 

@@ -3,6 +3,8 @@
 A model is called as `model(images, train=False, rngs=None)`; `rngs` feeds dropout when training.
 """
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from flax import nnx
 
@@ -11,7 +13,7 @@ from jaxmodels.models.linear import LogisticRegression
 from jaxmodels.models.resnet import ResNet
 from jaxmodels.shared import configs
 
-MODELS: dict[type[configs.ModelConfig], type[nnx.Module]] = {
+MODELS: dict[type[configs.ModelConfig], Callable[..., nnx.Module]] = {
     configs.LogisticRegressionConfig: LogisticRegression,
     configs.SimpleCNNConfig: SimpleCNN,
     configs.CNNConfig: CNN,

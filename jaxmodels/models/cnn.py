@@ -3,6 +3,8 @@
 >>> SimpleCNN(SimpleCNNConfig(), rngs=nnx.Rngs(0))(images)  # (B, 10)
 """
 
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -125,7 +127,7 @@ class CNN(nnx.Module):
         self.stages = nnx.List(
             [
                 Stage(in_channels, out_channels, config, dtype=dtype, rngs=rngs)
-                for in_channels, out_channels in zip(widths[:-1], widths[1:], strict=True)
+                for in_channels, out_channels in pairwise(widths)
             ]
         )
         self.linear1 = linear(final_size**2 * widths[-1], config.hidden_dim, **shared)

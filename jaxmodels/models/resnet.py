@@ -12,7 +12,7 @@ from jaxmodels.shared.configs import ResNetConfig
 
 
 class ConvNorm(nnx.Module):
-    """Convolution without bias, then BatchNorm: (B, H, W, C_in) -> (B, H/stride, W/stride, C_out)."""
+    """Bias-free convolution, then BatchNorm: (B, H, W, C_in) -> (B, H/stride, W/stride, C_out)."""
 
     def __init__(
         self,

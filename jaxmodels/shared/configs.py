@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 Activation = Literal["relu", "swish"]
 
-# Kernels are drawn N(0, gain / fan_in): he-normal has gain 2 (He et al. 2015), lecun-normal gain 1
-# (LeCun et al. 1998). Biases start at zero. Flax's and torch's own defaults differ; neither is used.
+# Kernels are drawn from N(0, gain / fan_in), with gain 2 for he-normal (He et al. 2015) and 1 for
+# lecun-normal (LeCun et al. 1998); biases start at zero. Flax's and torch's own defaults differ,
+# and neither is used.
 Initializer = Literal["he-normal", "lecun-normal", "zeros"]
 INITIALIZER_GAINS: dict[str, float] = {"he-normal": 2.0, "lecun-normal": 1.0, "zeros": 0.0}
 
@@ -62,7 +63,7 @@ class SimpleCNNConfig:
 
 @dataclass(frozen=True)
 class CNNConfig:
-    """VGG-style stages of 3x3 convolutions with BatchNorm and dropout (Simonyan & Zisserman 2015)."""
+    """VGG-style stages of 3x3 convolutions, BatchNorm and dropout (Simonyan & Zisserman 2015)."""
 
     image_size: int = 32
     in_channels: int = 3

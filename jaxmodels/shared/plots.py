@@ -261,11 +261,9 @@ def _mark_best_validation(axes: "Axes", epochs: list[int], accuracy: np.ndarray)
 
 def _new_figure(width: float, height: float, title: str) -> "Figure":
     """A white figure (inches) with its title, wrapped to the width; labels are never clipped."""
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.layout_engine import ConstrainedLayoutEngine
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'jaxmodels[report]'") from error
+    from matplotlib.figure import Figure  # here, for it takes half a second to import
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)  # inches
     figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout=layout)
     columns = int(width * 10)

@@ -57,9 +57,13 @@ class WeightRules:
                 f"{flax_name}: no rule for a leaf called {leaf!r}; add a LeafRule to "
                 "WeightRules.leaves"
             )
+        return f"{self.module_name(path)}.{self.leaves[leaf].torch_name}".lstrip(".")
+
+    def module_name(self, path: str) -> str:
+        """torch's path of a Flax module."""
         for pattern, replacement in self.renames:
             path = re.sub(pattern, replacement, path)
-        return f"{path}.{self.leaves[leaf].torch_name}".lstrip(".")
+        return path
 
     def axes(self, flax_name: str, rank: int) -> tuple[int, ...]:
         rule = self.leaves[flax_name.rpartition(".")[2]]

@@ -1,5 +1,7 @@
 """The torch models and their registry; attribute names are those of `jaxmodels.models`."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -8,7 +10,7 @@ from torchref.models.cnn import CNN, SimpleCNN
 from torchref.models.linear import LogisticRegression
 from torchref.models.resnet import ResNet
 
-MODELS: dict[type[configs.ModelConfig], type[nn.Module]] = {
+MODELS: dict[type[configs.ModelConfig], Callable[..., nn.Module]] = {
     configs.LogisticRegressionConfig: LogisticRegression,
     configs.SimpleCNNConfig: SimpleCNN,
     configs.CNNConfig: CNN,

@@ -3,6 +3,8 @@
 >>> SimpleCNN(SimpleCNNConfig())(images)  # (B, 10)
 """
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -111,7 +113,7 @@ class CNN(nn.Module):
         self.stages = nn.ModuleList(
             [
                 Stage(in_channels, out_channels, config)
-                for in_channels, out_channels in zip(widths[:-1], widths[1:], strict=True)
+                for in_channels, out_channels in pairwise(widths)
             ]
         )
         self.linear1 = nn.Linear(final_size**2 * widths[-1], config.hidden_dim)

@@ -12,7 +12,7 @@ from torchref.models.layers import initialize, to_channels_first
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, then BatchNorm: (B, C_in, H, W) -> (B, C_out, H/stride, W/stride)."""
+    """Bias-free convolution, then BatchNorm: (B, C_in, H, W) -> (B, C_out, H/stride, W/stride)."""
 
     def __init__(
         self,

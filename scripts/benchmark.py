@@ -1,0 +1,113 @@
+"""Times the training step of both frameworks, in turn: python scripts/benchmark.py [TASK ...]
+
+Each round times every contender once on the same batch, so that a machine whose speed drifts slows
+all alike; the medians over the rounds and their ratio to Flax's are printed and written as JSON.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from jaxmodels.engine import FlaxEngine
+from jaxmodels.shared.command_line import find_task, run_script
+from jaxmodels.shared.tasks import TASKS, Task
+from jaxmodels.shared.weights import write_json
+from parity_tests.report import environment
+from torchref.engines.plain import TorchEngine
+
+CONTENDERS = ("torch", "channels_last", "compile")
+WARM_UP = 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[2])
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help="default: all")
+    parser.add_argument(
+        "--against", default=",".join(CONTENDERS), help=f"of {','.join(CONTENDERS)} [default: all]"
+    )
+    parser.add_argument("--repeat", type=int, default=7, help="rounds [default: 7]")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
+    arguments = parser.parse_args()
+    against = arguments.against.split(",")
+    if unknown := set(against) - set(CONTENDERS):
+        raise ValueError(f"--against {unknown.pop()!r} is unknown; expected some of {CONTENDERS}")
+    if arguments.repeat < 1:
+        raise ValueError(f"--repeat {arguments.repeat} must be at least 1")
+
+    tasks = [find_task(name) for name in arguments.tasks] or list(TASKS.values())
+    rows = [row for task in tasks for row in time_task(task, against, arguments.repeat)]
+    print_table(rows)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    content = {"environment": environment(), "cores": os.cpu_count(), "rows": rows}
+    write_json(arguments.out / "benchmark.json", content)
+    print(f"written: {arguments.out / 'benchmark.json'}")
+
+
+def time_task(task: Task, against: list[str], repeat: int) -> list[dict[str, object]]:
+    """One row a contender: median, fastest and slowest seconds a step, and the ratio to Flax's."""
+    rng = np.random.default_rng(0)
+    size, channels = task.model.image_size, task.model.in_channels
+    images = rng.normal(size=(task.training.batch_size, size, size, channels)).astype(np.float32)
+    labels = rng.integers(task.model.num_classes, size=len(images)).astype(np.int32)
+    steps = {name: make_step(task, name, images, labels) for name in ("flax", *against)}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for step in steps.values():
+        for _ in range(WARM_UP):
+            step()
+    for _ in range(repeat):
+        for name, step in steps.items():
+            started = time.perf_counter()
+            step()
+            seconds[name].append(time.perf_counter() - started)
+    flax = statistics.median(seconds["flax"])
+    return [
+        {
+            "task": task.name,
+            "contender": name,
+            "batch_size": len(images),
+            "median_seconds": statistics.median(values),
+            "fastest_seconds": min(values),
+            "slowest_seconds": max(values),
+            "steps_per_second": 1 / statistics.median(values),
+            "ratio_to_flax": statistics.median(values) / flax,
+        }
+        for name, values in seconds.items()
+    ]
+
+
+def make_step(task: Task, name: str, images: np.ndarray, labels: np.ndarray) -> Callable[[], float]:
+    """A function that runs one whole training step and waits for its loss."""
+    engine = FlaxEngine(task, Path()) if name == "flax" else TorchEngine(task, Path())
+    if name == "torch":  # stored channels first beneath the NHWC shape: torch's contiguous format
+        images = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
+    elif name == "compile" and isinstance(engine, TorchEngine):
+        engine.model.compile()
+    batch = {"image": images, "label": labels}
+    return lambda: float(engine.train_step(batch, step=0, rate=1e-4)["loss"])
+
+
+def print_table(rows: list[dict[str, object]]) -> None:
+    table = Table("task", "contender", "ms a step", "fastest", "slowest", "steps/s", "over Flax")
+    for row in rows:
+        times = [1e3 * row[f"{key}_seconds"] for key in ("median", "fastest", "slowest")]  # type: ignore[operator]
+        table.add_row(
+            str(row["task"]),
+            str(row["contender"]),
+            *(f"{value:.1f}" for value in times),
+            f"{row['steps_per_second']:.2f}",
+            f"{row['ratio_to_flax']:.2f}x",
+        )
+    console = Console()
+    console.width = max(console.width, 100)  # a pipe's 80 columns would cut the names
+    console.print(table)
+
+
+if __name__ == "__main__":
+    run_script(main)
