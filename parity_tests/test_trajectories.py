@@ -22,7 +22,12 @@ from torchref.engines.plain import TorchEngine
 TASK = dataclasses.replace(
     TASKS["cifar10-simplecnn"],
     model=SimpleCNNConfig(
-        channels=(4, 5), hidden_dims=(11, 9), kernel_size=3, batch_norm=True, dropout_rate=0.2
+        channels=(4, 5),
+        hidden_dims=(11, 9),
+        kernel_size=3,
+        activation="swish",  # smooth: a flipped ReLU would drown the negative control
+        batch_norm=True,
+        dropout_rate=0.2,
     ),
     optimizer=OptimizerConfig(learning_rate=0.05, momentum=0.9, weight_decay=1e-3),
     training=TrainingConfig(batch_size=64),
