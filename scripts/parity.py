@@ -35,7 +35,7 @@ def main() -> int:
     )
     parser.add_argument("--audit", action="store_true", help="inject every known difference too")
     parser.add_argument("--source", default="sample", help="as of train.py [default: sample]")
-    parser.add_argument("--seeds", type=int, default=3, help="of the metric rung [default: 3]")
+    parser.add_argument("--seeds", type=int, default=5, help="of the metric rung [default: 5]")
     parser.add_argument("--out", type=Path, default=Path("runs/parity"))
     arguments = parser.parse_args()
 

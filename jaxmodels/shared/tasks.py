@@ -117,7 +117,7 @@ class ParityConfig:
     """
 
     curve_steps: int = 200
-    metric_epochs: int = 5
+    metric_epochs: int = 8
     accuracy_margin: float = 0.02
 
 

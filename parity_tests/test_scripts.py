@@ -1,0 +1,84 @@
+"""`scripts/parity.py` and `scripts/benchmark.py` as they are called: files, exit codes, errors."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from parity_tests.results import Verdict
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Runs a script's main with arguments; returns (exit code, module)."""
+
+    def call(name, *arguments, **replacements):
+        spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        for key, value in replacements.items():
+            setattr(module, key, value)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        return module.main()
+
+    return call
+
+
+def test_parity_writes_both_reports_and_exits_0(run, tmp_path, capsys):
+    code = run("parity", "cifar10-logistic", "--rungs", "weights,forward", "--out", tmp_path)
+    assert code == 0
+    rows = json.loads((tmp_path / "report.json").read_text())
+    assert [(row["rung"], row["dtype"]) for row in rows] == [
+        ("weights", "float32"),
+        ("forward", "float64"),
+        ("forward", "float32"),
+    ]
+    assert all(
+        row.keys() == {"task", "rung", "dtype", "value", "bound", "ok", "where"} for row in rows
+    )
+    assert all(row["ok"] for row in rows)
+    assert "cifar10-logistic" in (tmp_path / "report.html").read_text()
+    assert "3 of 3 cells hold" in capsys.readouterr().out
+
+
+def test_parity_exits_1_when_a_rung_fails(run, tmp_path, capsys):
+    def climb(pair, rungs, draws):
+        return [Verdict(pair.name, "forward", "float64", 1e-3, 1e-12, "logits", "linear")]
+
+    code = run("parity", "cifar10-logistic", "--rungs", "forward", "--out", tmp_path, climb=climb)
+    assert code == 1
+    assert "FAILS" in capsys.readouterr().out
+    assert json.loads((tmp_path / "report.json").read_text())[0]["ok"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cifar10-vgg"], "task 'cifar10-vgg' is unknown"),
+        (["all", "--rungs", "forward,backward"], "--rungs backward: unknown"),
+        (["all", "--rungs", "metric", "--seeds", "1"], "--seeds 1 gives no interval"),
+    ],
+)
+def test_parity_refuses_bad_arguments(run, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        run("parity", *arguments, "--out", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_benchmark_times_each_contender(run, tmp_path, capsys):
+    run("benchmark", "cifar10-logistic", "--against", "torch", "--repeat", "2", "--out", tmp_path)
+    rows = json.loads((tmp_path / "benchmark.json").read_text())["rows"]
+    assert [row["contender"] for row in rows] == ["flax", "torch"]
+    assert rows[0]["ratio_to_flax"] == 1
+    for row in rows:
+        assert 0 < row["fastest_seconds"] <= row["median_seconds"] <= row["slowest_seconds"]
+    assert "cifar10-logistic" in capsys.readouterr().out
+
+
+def test_benchmark_refuses_an_unknown_contender(run, tmp_path):
+    with pytest.raises(ValueError, match="--against 'jit' is unknown"):
+        run("benchmark", "--against", "jit", "--out", tmp_path)
