@@ -215,8 +215,10 @@ def error_ratio(first: list[float], second: list[float]) -> float:
     and the one framework in which it does is off a thousandfold by luck alone. What a framework
     does worse by its arithmetic shows in every draw, the best included.
     """
+    if math.isinf(max(*first, *second)):  # a NaN in any draw is no luck
+        return math.inf
     errors = [max(min(draws), FLOAT32_FLOOR) for draws in (first, second)]
-    return math.inf if math.isinf(max(errors)) else max(errors) / min(errors)
+    return max(errors) / min(errors)
 
 
 def _verdict(pair: Pair, rung: str, dtype: str, leaves: list[LeafError]) -> Verdict:

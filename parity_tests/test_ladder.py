@@ -83,6 +83,11 @@ def test_error_ratio_goes_both_ways_and_ignores_what_is_below_two_ulp():
     assert error_ratio([np.inf], [1e-7]) == np.inf
 
 
+def test_error_ratio_is_infinite_for_a_nan_in_one_draw_of_many():
+    assert error_ratio([1e-7, np.inf, 1e-7], [1e-7] * 3) == np.inf
+    assert error_ratio([1e-7] * 3, [1e-7, 1e-7, np.inf]) == np.inf
+
+
 @pytest.mark.parametrize("scale", [1 + 1e-11, 1 + 1e-5])
 def test_a_wrong_gradient_of_one_leaf_fails_the_gradient_rung(scale):
     """A custom gradient that scales one bias's gradient: the forward pass cannot tell."""

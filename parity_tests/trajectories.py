@@ -204,12 +204,12 @@ def _train(
     for step in steps:
         rate = learning_rate(task.schedule, task.optimizer.learning_rate, step, total_steps)
         batch = next(batches)
-        batch["image"] = _stored_channels_first(batch["image"])
+        batch["image"] = stored_channels_first(batch["image"])
         losses.append(engine.train_step(batch, step=step, rate=rate)["loss"])
     return [float(loss) for loss in losses]
 
 
-def _stored_channels_first(images: np.ndarray) -> np.ndarray:
+def stored_channels_first(images: np.ndarray) -> np.ndarray:
     """The same (B, H, W, C) values in the memory order in which torch's BatchNorm is accurate."""
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
 

@@ -20,6 +20,7 @@ from jaxmodels.shared.command_line import find_task, run_script
 from jaxmodels.shared.tasks import TASKS, Task
 from jaxmodels.shared.weights import write_json
 from parity_tests.report import environment
+from parity_tests.trajectories import stored_channels_first
 from torchref.engines.plain import TorchEngine
 
 CONTENDERS = ("torch", "channels_last", "compile")
@@ -86,7 +87,7 @@ def make_step(task: Task, name: str, images: np.ndarray, labels: np.ndarray) -> 
     """A function that runs one whole training step and waits for its loss."""
     engine = FlaxEngine(task, Path()) if name == "flax" else TorchEngine(task, Path())
     if name == "torch":  # stored channels first beneath the NHWC shape: torch's contiguous format
-        images = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
+        images = stored_channels_first(images)
     elif name == "compile" and isinstance(engine, TorchEngine):
         engine.model.compile()
     batch = {"image": images, "label": labels}

@@ -123,7 +123,7 @@ class ParityConfig:
 
 @dataclass(frozen=True)
 class Task:
-    """One task. `target_accuracy` is the test accuracy its recipe reaches on CIFAR-10."""
+    """One task. `target_accuracy` is the goal for its recipe on CIFAR-10's test split."""
 
     name: str
     description: str
