@@ -18,6 +18,8 @@ def run(monkeypatch):
 
     def call(name, *arguments, **replacements):
         spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         for key, value in replacements.items():

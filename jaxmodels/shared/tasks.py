@@ -153,7 +153,7 @@ _TASKS = (
         model=SimpleCNNConfig(batch_norm=True, dropout_rate=0.1),
         optimizer=OptimizerConfig(name="adamw", learning_rate=2e-3, weight_decay=1e-2),
         schedule=ScheduleConfig(name="one-cycle", warmup_fraction=0.25),
-        training=TrainingConfig(epochs=20),
+        training=TrainingConfig(epochs=12),
         target_accuracy=0.73,
     ),
     Task(
