@@ -83,6 +83,27 @@ def test_error_ratio_goes_both_ways_and_ignores_what_is_below_two_ulp():
     assert error_ratio([np.inf], [1e-7]) == np.inf
 
 
+def test_error_ratio_forgives_luck_but_not_what_shows_in_nearly_every_draw():
+    calm, flipped = [1e-7] * 16, [1e-7] * 8 + [1e-4] * 8
+    assert error_ratio(calm, flipped) == error_ratio(flipped, calm) == 1
+    worse = [1e-5] * 14 + [1e-7] * 2
+    assert error_ratio(worse, [5e-7] * 16) == pytest.approx(20)
+    assert error_ratio([5e-7] * 16, worse) == pytest.approx(20)
+    assert error_ratio([1e-7] * 3 + worse[:13], [5e-7] * 16) == 1
+
+
+@pytest.mark.parametrize(("flips", "factor", "low", "high"), [(0.5, 1, 0, 0.01), (0, 20, 0.99, 1)])
+def test_error_ratio_is_right_about_chance(flips, factor, low, high):
+    """Half of the draws off 300-fold, on either side, raise no alarm; 20-fold worse errors do."""
+    rng = np.random.default_rng(0)
+
+    def errors(scale):
+        return list(scale * np.exp(rng.normal(0, 0.5, 16)) * 300 ** (rng.random(16) < flips))
+
+    alarms = [error_ratio(errors(1e-6 * factor), errors(1e-6)) > 4 for _ in range(1000)]
+    assert low <= np.mean(alarms) <= high
+
+
 def test_error_ratio_is_infinite_for_a_nan_in_one_draw_of_many():
     assert error_ratio([1e-7, np.inf, 1e-7], [1e-7] * 3) == np.inf
     assert error_ratio([1e-7] * 3, [1e-7, 1e-7, np.inf]) == np.inf

@@ -174,7 +174,7 @@ _TASKS = (
         data=DataConfig(validation_fraction=0.02),
         optimizer=OptimizerConfig(learning_rate=0.2, nesterov=True, weight_decay=5e-4),
         schedule=ScheduleConfig(name="one-cycle", warmup_fraction=0.25),
-        training=TrainingConfig(epochs=40),
+        training=TrainingConfig(epochs=50),
         target_accuracy=0.88,
     ),
 )
