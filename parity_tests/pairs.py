@@ -246,19 +246,20 @@ def _torch_inputs(
 ) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     model = surgery.share_torch_dropout(pair.torch).to(getattr(torch, dtype))
     load_tensors(model, to_torch_layout(leaves, pair.rules))
-    return model, {k: _torch_input(_cast(value, dtype)) for k, value in pair.batch.items()}
+    batch = {k: stored_channels_first(_cast(value, dtype)) for k, value in pair.batch.items()}
+    return model, {k: torch.from_numpy(value) for k, value in batch.items()}
 
 
-def _torch_input(value: np.ndarray) -> torch.Tensor:
-    """The array, an image batch stored channels first beneath its NHWC shape.
+def stored_channels_first(images: np.ndarray) -> np.ndarray:
+    """The same (B, H, W, C) values in the memory order in which torch's BatchNorm is accurate.
 
-    torch's float32 BatchNorm kernel for channels_last sums its statistics naively and is three to
-    ten times less accurate than the one for contiguous NCHW; parity is judged against the better.
+    torch's float32 BatchNorm kernel for channels_last sums its statistics naively and is 7 to 30
+    times less accurate than the one for contiguous NCHW (`test_ladder.py` measures it); parity is
+    judged against the better. Arrays that are not images are returned as they are.
     """
-    tensor = torch.from_numpy(value)
-    if tensor.ndim == 4:
-        tensor = tensor.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
-    return tensor
+    if images.ndim != 4:
+        return images
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
 
 
 def _flax_loss(pair: Pair) -> Callable[..., tuple[jax.Array, Any]]:

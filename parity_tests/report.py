@@ -340,26 +340,20 @@ def log_axis(values: Iterable[float], start: float, end: float, *, lane: float =
 
 
 def curve_chart(curves: Curves, *, left: float, right: float, top: float, bottom: float) -> dict:
-    """Losses by step, and |Flax - torch| beside the largest |perturbed torch - torch|."""
-    runs = (curves.flax, curves.torch, *curves.perturbed)
-    difference = [abs(a - b) for a, b in zip(curves.flax, curves.torch, strict=False)]
-    spread = [
-        float(np.max([abs(value - base) for value in values]))  # unlike max, np.max keeps a NaN
-        for base, *values in zip(curves.torch, *curves.perturbed, strict=False)
-        if values
-    ]
+    """Losses by step, and the distance between the frameworks beside torch's spread."""
+    runs = (*curves.flax, *curves.torch)
+    distance, spread = curves.distance(), curves.spread()
     x = linear_axis((0, max(map(len, runs)) or 1), left, right)
     loss = linear_axis((value for run in runs for value in run), bottom, top)
-    gap = log_axis((*difference, *spread), bottom, top)
+    gap = log_axis((*distance, *spread), bottom, top)
     return {
         "x": x, "loss": loss, "gap": gap,
-        "flax": _line(curves.flax, x, loss),
-        "torch": _line(curves.torch, x, loss),
-        "perturbed": [_line(run, x, loss) for run in curves.perturbed],
-        "difference": _line(difference, x, gap),
+        "flax": [_line(run, x, loss) for run in curves.flax],
+        "torch": [_line(run, x, loss) for run in curves.torch],
+        "distance": _line(distance, x, gap),
         "spread": _line(spread, x, gap),
-        "largest": float(np.max(difference)) if difference else math.nan,
-        "largest_spread": float(np.max(spread)) if spread else math.nan,
+        "largest": float(np.max(distance, initial=0)),
+        "largest_spread": float(np.max(spread, initial=0)),
     }  # fmt: skip
 
 

@@ -6,6 +6,8 @@ The rungs make these, `report.py` draws them, and `report.json` is the list of v
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class LeafError:
@@ -57,12 +59,31 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Curves:
-    """Losses by step: one Flax run, one torch run, and torch's runs perturbed by one ulp."""
+    """Losses by step of several runs a side, on the same batches.
+
+    The first run of either side starts from the same weights, the others from those weights moved
+    by one unit in the last place; torch's last starts from the same ones and is in float64.
+    """
 
     task: str
-    flax: tuple[float, ...]
-    torch: tuple[float, ...]
-    perturbed: tuple[tuple[float, ...], ...]
+    flax: tuple[tuple[float, ...], ...]
+    torch: tuple[tuple[float, ...], ...]
+
+    def distance(self) -> np.ndarray:
+        """From torch's first run to the nearest Flax run, by step: (T,); NaN if any run's loss is.
+
+        The nearest, because in a single run one ReLU that rounds to the other side can throw the
+        rest off its course: luck, which does not strike every run.
+        """
+        return np.abs(np.subtract(self.flax, self.torch[0])).min(axis=0)
+
+    def spread(self) -> np.ndarray:
+        """From torch's first run to the farthest of its others, so far, by step: (T,).
+
+        So far, because rounding noise, once grown, does not shrink.
+        """
+        strayed = np.abs(np.subtract(self.torch, self.torch[0]))
+        return np.maximum.accumulate(strayed.max(axis=0))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from jaxmodels.shared.weights import LeafRule, WeightRules, to_flax_layout, to_t
 from parity_tests import ladder, surgery
 from parity_tests.cases import CASES
 from parity_tests.ladder import climb, compare, error_ratio, relative_error
-from parity_tests.pairs import Recipe, hot_leaves, observe_forward
+from parity_tests.pairs import Recipe, hot_leaves, observe_forward, stored_channels_first
 
 
 @pytest.mark.parametrize("rung", ["weights", "forward", "gradient", "step"])
@@ -107,6 +107,25 @@ def test_error_ratio_is_right_about_chance(flips, factor, low, high):
 def test_error_ratio_is_infinite_for_a_nan_in_one_draw_of_many():
     assert error_ratio([1e-7, np.inf, 1e-7], [1e-7] * 3) == np.inf
     assert error_ratio([1e-7] * 3, [1e-7, 1e-7, np.inf]) == np.inf
+
+
+def test_torch_images_are_stored_where_its_float32_batch_norm_is_accurate():
+    rng = np.random.default_rng(0)
+    arrays = [mean + rng.normal(size=(10, 16, 16, 4)) for mean in (0.5, 0.05)]
+
+    def gradients(order, dtype):
+        images, cotangent = (torch.from_numpy(order(a.astype("f"))).to(dtype) for a in arrays)
+        norm = torch.nn.BatchNorm2d(4).to(dtype)
+        y, dy = norm(images.permute(0, 3, 1, 2)), cotangent.permute(0, 3, 1, 2)
+        return torch.cat(torch.autograd.grad(y, [norm.weight, norm.bias], dy)).double().numpy()
+
+    truth = gradients(stored_channels_first, torch.float64)
+    stored, given = (
+        relative_error(gradients(order, torch.float32), truth)
+        for order in (stored_channels_first, lambda images: images)
+    )
+    assert stored < 3e-7
+    assert given > 4 * stored
 
 
 @pytest.mark.parametrize("scale", [1 + 1e-11, 1 + 1e-5])

@@ -9,6 +9,7 @@ import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -21,6 +22,7 @@ from jaxmodels.shared.metrics import loss_and_accuracy
 from jaxmodels.shared.schedules import learning_rate
 from jaxmodels.shared.tasks import Task
 from parity_tests.ladder import BOUNDS
+from parity_tests.pairs import stored_channels_first
 from parity_tests.results import Accuracies, Curves, LeafError, Verdict
 from torchref.engines.plain import TorchEngine
 from torchref.models import create
@@ -32,29 +34,44 @@ MakeEngine = Callable[[Task, Path], Engine]
 ENGINES: dict[str, MakeEngine] = {"flax": FlaxEngine, "torch": TorchEngine}
 
 CONFIDENCE = 0.90  # two one-sided tests at 5% each
-PERTURBATIONS = 4
+FLAX_RUNS, TORCH_RUNS = 3, 4  # of the curve rung; all but the first of either are perturbed
+
+
+class Float64TorchEngine(TorchEngine):
+    """torch in float64: the truth that a float32 run strays from by its own rounding."""
+
+    def __init__(self, task: Task, folder: Path):
+        super().__init__(task, folder)
+        self.model.double()
+
+    def train_step(self, batch: dict[str, np.ndarray], *, step: int, rate: float) -> dict[str, Any]:
+        batch = batch | {"image": batch["image"].astype(np.float64)}
+        return super().train_step(batch, step=step, rate=rate)
 
 
 def curve_rung(
     task: Task, data: ImageData, *, engines: dict[str, MakeEngine] | None = None
 ) -> tuple[Verdict, Curves]:
-    """Flax's distance from torch's loss, over how far torch's perturbed runs stray from it.
+    """The distance from torch's losses to Flax's, over how far torch strays from itself.
 
-    The spread is that of `PERTURBATIONS` torch runs whose initial weights are moved by one unit in
-    the last place, at its largest so far: rounding noise, once grown, does not shrink. Dropout is
-    off, for the frameworks draw different masks.
+    torch strays when its weights are moved by one unit in the last place, for rounding grows along
+    a trajectory, and when it computes in float64, for rounding can also have a direction (all
+    pixels of a flat background round alike). Flax too runs from several starts: in one run luck
+    alone may throw the loss off its course. Dropout is off, for the frameworks draw different
+    masks.
     """
     engines = engines or ENGINES
     task = _without_dropout(task)
     start = read_tensors(create(task.model, seed=task.training.seed))
-    flax = _losses(engines["flax"], task, data, start)
-    torch_ = _losses(engines["torch"], task, data, start)
     rng = np.random.default_rng(task.training.seed)
-    perturbed = tuple(
-        _losses(engines["torch"], task, data, _moved_by_one_ulp(start, rng))
-        for _ in range(PERTURBATIONS)
-    )
-    ratios = curve_ratios(flax, torch_, perturbed)
+
+    def runs(name: str, count: int) -> tuple[tuple[float, ...], ...]:
+        starts = [start] + [_moved_by_one_ulp(start, rng) for _ in range(count - 1)]
+        return tuple(_losses(engines[name], task, data, tensors) for tensors in starts)
+
+    truth = _losses(Float64TorchEngine, task, data, start)
+    curves = Curves(task.name, runs("flax", FLAX_RUNS), (*runs("torch", TORCH_RUNS), truth))
+    ratios = curve_ratios(curves)
     bound = BOUNDS["curve", "float32"]
     worst = int(np.argmax(ratios))
     first = int(np.argmax(ratios > bound)) if (ratios > bound).any() else None
@@ -66,25 +83,21 @@ def curve_rung(
         bound,
         f"step {worst}",
         "" if first is None else f"step {first}",
-        note=f"{len(flax)} steps on {data.source}, {PERTURBATIONS} perturbed torch runs",
+        note=f"{len(ratios)} steps on {data.source}; {len(curves.flax)} Flax runs and "
+        f"{len(curves.torch)} torch runs, one of them in float64",
     )
-    return verdict, Curves(task.name, flax, torch_, perturbed)
+    return verdict, curves
 
 
-def curve_ratios(
-    flax: tuple[float, ...], torch_: tuple[float, ...], perturbed: tuple[tuple[float, ...], ...]
-) -> np.ndarray:
-    """|Flax - torch| over the perturbed runs' largest distance from torch so far, by step: (T,).
+def curve_ratios(curves: Curves) -> np.ndarray:
+    """The distance between the frameworks over torch's spread, by step: (T,).
 
-    Distances below eight units in the last place of the loss, the noise of one forward pass, count
+    A spread below eight units in the last place of the loss, the noise of one forward pass, counts
     as that. A loss that is not finite gives infinity.
     """
-    base = np.asarray(torch_)
-    floor = 8 * np.finfo(np.float32).eps * np.maximum(np.abs(base), 1)
-    spread = np.abs(np.asarray(perturbed) - base).max(axis=0)
-    spread = np.maximum(np.maximum.accumulate(spread), floor)
-    distance = np.abs(np.asarray(flax) - base)
-    return np.where(np.isfinite(distance), distance / spread, math.inf)
+    floor = 8 * np.finfo(np.float32).eps * np.maximum(np.abs(curves.torch[0]), 1)
+    ratios = curves.distance() / np.maximum(curves.spread(), floor)
+    return np.where(np.isfinite(ratios), ratios, math.inf)
 
 
 def metric_rung(
@@ -207,11 +220,6 @@ def _train(
         batch["image"] = stored_channels_first(batch["image"])
         losses.append(engine.train_step(batch, step=step, rate=rate)["loss"])
     return [float(loss) for loss in losses]
-
-
-def stored_channels_first(images: np.ndarray) -> np.ndarray:
-    """The same (B, H, W, C) values in the memory order in which torch's BatchNorm is accurate."""
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
 
 
 def _without_dropout(task: Task) -> Task:

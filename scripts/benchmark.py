@@ -19,8 +19,8 @@ from jaxmodels.engine import FlaxEngine
 from jaxmodels.shared.command_line import find_task, run_script
 from jaxmodels.shared.tasks import TASKS, Task
 from jaxmodels.shared.weights import write_json
+from parity_tests.pairs import stored_channels_first
 from parity_tests.report import environment
-from parity_tests.trajectories import stored_channels_first
 from torchref.engines.plain import TorchEngine
 
 CONTENDERS = ("torch", "channels_last", "compile")

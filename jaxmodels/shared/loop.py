@@ -75,8 +75,7 @@ def fit(task: Task, data: ImageData, engine: Engine, folder: Path, *, resume: bo
         seed=training.seed,
         start_step=position["step"],
     )
-    split = data.validation if len(data.validation) else data.train
-    probe = next(split_batches(task, data, split))["image"]
+    probe = probe_images(task, data)
     bar = Progress(training.epochs, steps, training.batch_size, done=position["step"])
     with closing(recorder), bar:
         while position["epoch"] < training.epochs and not recorder.should_stop:
@@ -93,6 +92,16 @@ def fit(task: Task, data: ImageData, engine: Engine, folder: Path, *, resume: bo
     return recorder
 
 
+def probe_images(task: Task, data: ImageData) -> np.ndarray:
+    """Images (B, H, W, C) on which to check a model before it is saved.
+
+    The loss of a step is of the model before its update, so the last one does not tell whether the
+    model that would be saved still computes; its logits of these images do.
+    """
+    split = data.validation if len(data.validation) else data.train
+    return next(split_batches(task, data, split))["image"]
+
+
 def train_epoch(
     task: Task,
     engine: Engine,
@@ -104,8 +113,7 @@ def train_epoch(
 ) -> Row:
     """Trains to the end of the epoch that `position` is in; returns its row of the history.
 
-    The loss of a step is of the model before its update, so the last one does not tell whether the
-    model that would be saved still computes; its logits of the images `probe` do.
+    Before a checkpoint is written, the logits of `probe` are checked as well as the loss.
     """
     sums = {"loss": position.get("loss", 0.0), "accuracy": position.get("accuracy", 0.0)}
     every = task.training.checkpoint_every_steps

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from jaxmodels.shared.data.batches import steps_per_epoch, training_batches
 from jaxmodels.shared.data.images import ImageData
-from jaxmodels.shared.loop import split_batches, validate
+from jaxmodels.shared.loop import probe_images, validate
 from jaxmodels.shared.progress import Progress
 from jaxmodels.shared.run import Recorder, check_finite
 from jaxmodels.shared.schedules import learning_rate
@@ -110,8 +110,7 @@ class RunRecorder(Callback):
         self.steps = steps_per_epoch(len(data.train.labels), task.training.batch_size)
 
         self.open = ExitStack()  # the progress bar and TensorBoard's file
-        split = data.validation if len(data.validation) else data.train
-        self.probe = next(split_batches(task, data, split))["image"]
+        self.probe = probe_images(task, data)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self.recorder.rewind(trainer.current_epoch)
@@ -136,7 +135,7 @@ class RunRecorder(Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         seconds = time.perf_counter() - self.started
-        logits = self.engine.logits(self.probe)  # whether the model to be saved still computes
+        logits = self.engine.logits(self.probe)
         check_finite(logits, trainer.global_step - 1, self.steps, self.rows)
         row = {
             "epoch": trainer.current_epoch + 1,
