@@ -342,7 +342,7 @@ def log_axis(values: Iterable[float], start: float, end: float, *, lane: float =
 def curve_chart(curves: Curves, *, left: float, right: float, top: float, bottom: float) -> dict:
     """Losses by step, and the distance between the frameworks beside torch's spread."""
     runs = (*curves.flax, *curves.torch)
-    distance, spread = curves.distance(), curves.spread()
+    distance, spread = curves.distance().tolist(), curves.spread().tolist()
     x = linear_axis((0, max(map(len, runs)) or 1), left, right)
     loss = linear_axis((value for run in runs for value in run), bottom, top)
     gap = log_axis((*distance, *spread), bottom, top)
