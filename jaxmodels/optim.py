@@ -34,8 +34,8 @@ def apply_updates(params: Leaves, direction: optax.Updates, rate: jax.Array) -> 
 
 
 def decay_mask(config: OptimizerConfig, params: Any) -> dict[str, bool]:
-    """Which leaves decay: all of them, or the kernels alone."""
-    return {name: config.decay_mask == "all" or name.endswith("kernel") for name in params}
+    """Which leaves decay: all of them, or those with more than one axis: no bias, no norm."""
+    return {name: config.decay_mask == "all" or value.ndim > 1 for name, value in params.items()}
 
 
 def add_sign(config: OptimizerConfig) -> optax.GradientTransformation:

@@ -17,15 +17,18 @@ import jaxmodels.models
 import torchref.models
 from jaxmodels.models.layers import BatchNorm
 from jaxmodels.shared.configs import (
+    CharRNNConfig,
     CNNConfig,
+    ImageModelConfig,
     LogisticRegressionConfig,
     ModelConfig,
     ResNetConfig,
     SimpleCNNConfig,
+    TextClassifierConfig,
 )
 from jaxmodels.shared.schedules import ScheduleConfig
 from jaxmodels.shared.tasks import OptimizerConfig, Task
-from parity_tests.pairs import Pair, Recipe
+from parity_tests.pairs import Arrays, Pair, Recipe
 
 # Larger rates make the trajectories themselves diverge: at 0.1 a gradient's float64 rounding has
 # grown to 3e-10 after nine steps. The step rung therefore caps the rate, and keeps its bound.
@@ -53,6 +56,20 @@ _RESNET_A = ResNetConfig(
     depth=8, image_size=16, in_channels=3, num_classes=7, stage_channels=(4, 5, 6)
 )
 _RESNET_B = replace(_RESNET_A, shortcut="B")
+_TEXT_LSTM = TextClassifierConfig(
+    vocabulary_size=17,
+    num_classes=7,
+    embedding_dim=5,
+    hidden_dim=6,
+    num_layers=2,
+    bidirectional=True,
+    dropout_rate=0.3,
+)
+_TEXT_GRU = replace(_TEXT_LSTM, cell="gru", bidirectional=False, pooling="last")
+_CHAR_LSTM = CharRNNConfig(
+    vocabulary_size=13, embedding_dim=5, hidden_dim=6, num_layers=2, dropout_rate=0.3
+)
+_CHAR_GRU = replace(_CHAR_LSTM, cell="gru")
 
 _SGD = OptimizerConfig(learning_rate=0.01, nesterov=True, weight_decay=5e-3)
 _SGD_CLIPPED = replace(_SGD, clip_norm=0.7, nesterov=False)
@@ -74,6 +91,10 @@ _SETTINGS: dict[str, tuple[ModelConfig, OptimizerConfig, ScheduleConfig, float]]
     "cnn": (_CNN, _SGD_CLIPPED, _ONE_CYCLE, 0.1),
     "resnet-a": (_RESNET_A, _SGD, _ONE_CYCLE, 0.0),
     "resnet-b": (_RESNET_B, _SGD, _ONE_CYCLE, 0.1),
+    "text-lstm": (_TEXT_LSTM, _ADAMW, _COSINE, 0.0),
+    "text-gru": (_TEXT_GRU, _SGD_CLIPPED, _STEP, 0.1),
+    "char-lstm": (_CHAR_LSTM, _SGD, _COSINE, 0.0),
+    "char-gru": (_CHAR_GRU, _ADAMW, _ONE_CYCLE, 0.0),
 }
 
 
@@ -83,21 +104,10 @@ def config_of(case: str) -> ModelConfig:
 
 
 def make_pair(
-    name: str,
-    config: ModelConfig,
-    recipe: Recipe,
-    *,
-    batch_size: int = 20,
-    offset: float = 0.5,
-    seed: int = 0,
+    name: str, config: ModelConfig, recipe: Recipe, *, batch_size: int = 20, seed: int = 0
 ) -> Pair:
-    """The project's own pair for a config, with a random batch whose pixels have mean `offset`."""
+    """The project's own pair for a config, with a random batch."""
     rng = np.random.default_rng(seed)
-    shape = (batch_size, config.image_size, config.image_size, config.in_channels)
-    batch = {
-        "image": (offset + rng.normal(size=shape)).astype(np.float32),
-        "label": rng.integers(config.num_classes, size=batch_size).astype(np.int32),
-    }
 
     def make_flax(seed: int):
         return jaxmodels.models.create(config, seed=seed)
@@ -105,15 +115,51 @@ def make_pair(
     def make_torch(seed: int):
         return torchref.models.create(config, seed=seed)
 
-    return Pair(
+    pair = Pair(
         name,
         make_flax(seed),
         make_torch(seed),
-        batch,
+        {},
         flax_recipe=recipe,
         torch_recipe=recipe,
         fresh=(make_flax, make_torch),
     )
+    if isinstance(config, TextClassifierConfig):
+        return replace(
+            pair,
+            batch=_padded_texts(config, rng, batch_size),
+            flax_call=lambda m, batch, train: m(batch["tokens"], batch["lengths"], train=train),
+            torch_call=lambda m, batch: m(batch["tokens"], batch["lengths"]),
+        )
+    if isinstance(config, CharRNNConfig):
+        tokens = rng.integers(config.vocabulary_size, size=(batch_size, 9)).astype(np.int32)
+        return replace(
+            pair,
+            batch={"tokens": tokens[:, :-1], "label": tokens[:, 1:]},
+            flax_call=lambda m, batch, train: m(batch["tokens"], train=train)[0],
+            torch_call=lambda m, batch: m(batch["tokens"])[0],
+        )
+    return replace(pair, batch=_images(config, rng, batch_size))
+
+
+def _images(config: ImageModelConfig, rng: np.random.Generator, count: int) -> Arrays:
+    """Images whose pixels have mean 0.5 and deviation 1."""
+    shape = (count, config.image_size, config.image_size, config.in_channels)
+    return {
+        "image": (0.5 + rng.normal(size=shape)).astype(np.float32),
+        "label": rng.integers(config.num_classes, size=count).astype(np.int32),
+    }
+
+
+def _padded_texts(config: TextClassifierConfig, rng: np.random.Generator, count: int) -> Arrays:
+    """Texts of 1 to 8 tokens, padded by 0 to 9, so that no text fills its row."""
+    lengths = rng.integers(1, 9, size=count).astype(np.int32)
+    tokens = rng.integers(1, config.vocabulary_size, size=(count, 9)).astype(np.int32)
+    return {
+        "tokens": np.where(np.arange(9) < lengths[:, None], tokens, 0).astype(np.int32),
+        "lengths": lengths,
+        "label": rng.integers(config.num_classes, size=count).astype(np.int32),
+    }
 
 
 def _case(name: str) -> Pair:

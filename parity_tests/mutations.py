@@ -19,6 +19,7 @@ from flax import nnx
 from jaxmodels import optim
 from jaxmodels.models import SimpleCNN, create
 from jaxmodels.models.layers import BatchNorm, Conv
+from jaxmodels.models.recurrent import GRU, LSTM, State, gru_cell, lstm_cell
 from jaxmodels.shared.schedules import ScheduleConfig, learning_rate
 from jaxmodels.shared.tasks import OptimizerConfig
 from jaxmodels.shared.weights import LEAF_RULES, LeafRule, WeightRules
@@ -95,7 +96,7 @@ def _set(kind: type, name: str, value: object) -> Injection:
     return lambda pair: _with_modules(pair, kind, lambda module: setattr(module, name, value))
 
 
-def _replace(kind: type, call: Callable[..., jax.Array]) -> Injection:
+def _replace(kind: type, call: Callable[..., Any]) -> Injection:
     """Gives every module of a kind another `__call__`."""
     return lambda pair: _with_modules(pair, kind, lambda module: replace_call(module, call))
 
@@ -151,6 +152,43 @@ def _bfloat16_product(self: nnx.Linear, x: jax.Array) -> jax.Array:
 @partial(_replace, nnx.Linear)
 def _float32_leak(self: nnx.Linear, x: jax.Array) -> jax.Array:
     return nnx.Linear.__call__(self, x.astype(jnp.float32).astype(x.dtype))
+
+
+def _gates_i_f_o_g(projected: jax.Array, recurrent: jax.Array, state: State) -> State:
+    """The order of Keras before 2, and of some papers: the last two blocks swapped."""
+
+    def swap(gates: jax.Array) -> jax.Array:
+        first, second, third, fourth = jnp.split(gates, 4, axis=-1)
+        return jnp.concatenate([first, second, fourth, third], axis=-1)
+
+    return lstm_cell(swap(projected), swap(recurrent), state)
+
+
+def _update_gate_of_the_new(projected: jax.Array, recurrent: jax.Array, state: State) -> State:
+    """Cho et al.'s first version: the gate weighs the candidate, where torch's weighs the old."""
+    (new,) = gru_cell(projected, recurrent, state)
+    update = jax.nn.sigmoid(
+        sum(jnp.split(gates, 3, axis=-1)[1] for gates in (projected, recurrent))
+    )
+    candidate = (new - update * state[0]) / (1 - update)
+    return (update * candidate + (1 - update) * state[0],)
+
+
+@partial(_replace, LSTM)
+def _padding_advances(
+    self: LSTM, x: jax.Array, lengths: jax.Array | None = None, state: State | None = None
+) -> tuple[jax.Array, State]:
+    return LSTM.__call__(self, x, None, state)
+
+
+@partial(_replace, LSTM)
+def _one_trained_bias(
+    self: LSTM, x: jax.Array, lengths: jax.Array | None = None, state: State | None = None
+) -> tuple[jax.Array, State]:
+    for suffix in self.suffixes:
+        bias = getattr(self, f"bias_hh{suffix}")
+        bias[...] = jax.lax.stop_gradient(bias[...])
+    return LSTM.__call__(self, x, lengths, state)
 
 
 def _flatten_channels_first(pair: Pair) -> Pair:
@@ -290,6 +328,14 @@ _ON_FORWARD = _on(
     ("epsilon 1e-3", "BatchNorm epsilon", _NORM, _set(BatchNorm, "epsilon", 1e-3)),
     ("E[x^2] - E[x]^2", "fast variance", "norm-offset", _fast_variance),
     ("statistics of half a batch", "BatchNorm under sharding", _NORM, _statistics_per_device),
+    (
+        "the gates in the order i f o g",
+        "gate order",
+        "text-lstm",
+        _set(LSTM, "cell", _gates_i_f_o_g),
+    ),
+    ("z weighs the new", "GRU update gate", "text-gru", _set(GRU, "cell", _update_gate_of_the_new)),
+    ("padded steps move the state", "padding", "text-lstm", _padding_advances),
     ("rate means keep", "dropout", "simplecnn", _set(nnx.Dropout, "rate", 0.7)),
     ("bfloat16 passes", "matmul precision", "logistic", _bfloat16_product),
     ("a float32 cast inside", "float64", "simplecnn", _float32_leak),
@@ -298,6 +344,7 @@ _ON_FORWARD = _on(
 _ON_GRADIENT = _on(
     "gradient",
     ("label K of K classes", "out-of-range id", "logistic", _label_out_of_range),
+    ("one of the two biases is trained", "LSTM biases", "char-lstm", _one_trained_bias),
     ("eps / (K - 1) on the others", "label smoothing", "logistic-adamw", _smooth_others),
 )
 _ON_STEP = _on(

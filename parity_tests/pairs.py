@@ -103,8 +103,12 @@ def hot_leaves(pair: Pair, seed: int) -> Arrays:
     for name, shape in pair.shapes().items():
         normal = rng.normal(size=shape)
         leaf = name.rpartition(".")[2]
-        if leaf in ("kernel", "embedding"):
+        if leaf == "kernel":
             value = normal * (2 / np.prod(shape[:-1])) ** 0.5
+        elif leaf == "embedding":
+            value = normal
+        elif leaf.startswith("weight_"):  # a recurrent layer's, (gates * H, in)
+            value = normal * shape[-1] ** -0.5
         elif leaf == "scale":
             value = 1 + 0.3 * normal
         elif leaf == "var":

@@ -57,7 +57,7 @@ def share_torch_dropout(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def recorded_flax(model: nnx.Module) -> Iterator[dict[str, jax.Array]]:
-    """Collects each submodule's output by dotted path, in order of execution."""
+    """Collects each submodule's (first) output by dotted path, in order of execution."""
     outputs: dict[str, jax.Array] = {}
     for name, module in flax_modules(model):
         if name and callable(module):
@@ -70,8 +70,9 @@ def recorded_flax(model: nnx.Module) -> Iterator[dict[str, jax.Array]]:
                 original: Callable[..., Any] = original,
                 **kw: Any,
             ):
-                outputs[name] = original(self, *args, **kw)
-                return outputs[name]
+                result = original(self, *args, **kw)
+                outputs[name] = _first(result)
+                return result
 
             replace_call(module, call)
     yield outputs
@@ -79,16 +80,15 @@ def recorded_flax(model: nnx.Module) -> Iterator[dict[str, jax.Array]]:
 
 @contextmanager
 def recorded_torch(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
-    """Collects each submodule's output by dotted path, channels last, in order of execution."""
+    """Collects each submodule's (first) output by dotted path, channels last, in order."""
     outputs: dict[str, torch.Tensor] = {}
     handles = []
     for name, module in model.named_modules():
         if name:
 
-            def hook(
-                module: nn.Module, inputs: Any, output: torch.Tensor, name: str = name
-            ) -> None:
-                outputs[name] = _channels_last(output).clone()  # a later relu may be in place
+            def hook(module: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
+                # Cloned, for a later relu may be in place.
+                outputs[name] = _channels_last(_first(output)).clone()
 
             handles.append(module.register_forward_hook(hook))
     try:
@@ -111,6 +111,11 @@ def flax_modules(model: nnx.Module) -> list[tuple[str, nnx.Module]]:
         for path, module in nnx.iter_modules(model)
         if not isinstance(module, nnx.List)
     ]
+
+
+def _first(output: Any) -> Any:
+    """Of a recurrent layer's (outputs, state) the outputs, in which the state shows."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:

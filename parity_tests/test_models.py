@@ -143,7 +143,8 @@ def test_models_run_under_jit_without_retracing():
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_config_survives_json(name):
-    config = CONFIGS[name](num_classes=7)
+    config = CONFIGS[name](initializer="zeros")
+    assert config.initializer == "zeros"
     assert from_json(to_json(config)) == config
 
 

@@ -1,6 +1,7 @@
 """The Flax NNX models and their registry.
 
-A model is called as `model(images, train=False, rngs=None)`; `rngs` feeds dropout when training.
+A model is called as `model(images, train=False, rngs=None)`, one for texts as `model(tokens,
+lengths, train=False, rngs=None)`; `rngs` feeds dropout when training.
 """
 
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from flax import nnx
 
 from jaxmodels.models.cnn import CNN, SimpleCNN
 from jaxmodels.models.linear import LogisticRegression
+from jaxmodels.models.recurrent import CharRNN, TextClassifier
 from jaxmodels.models.resnet import ResNet
 from jaxmodels.shared import configs
 
@@ -18,6 +20,8 @@ MODELS: dict[type[configs.ModelConfig], Callable[..., nnx.Module]] = {
     configs.SimpleCNNConfig: SimpleCNN,
     configs.CNNConfig: CNN,
     configs.ResNetConfig: ResNet,
+    configs.TextClassifierConfig: TextClassifier,
+    configs.CharRNNConfig: CharRNN,
 }
 
 

@@ -79,6 +79,20 @@ class BatchNorm(nnx.Module):
         return x
 
 
+class Embedding(nnx.Module):
+    """A table of rows drawn from N(0, 1), torch's scale: ids (...) -> (..., size).
+
+    Flax's own draws at 1 / sqrt(size), and keeps the dtype it was made in: a model cast to float64
+    would look up float32. An id outside the table gives NaN.
+    """
+
+    def __init__(self, count: int, size: int, *, rngs: nnx.Rngs):
+        self.embedding = nnx.Param(jax.random.normal(rngs.params(), (count, size)))
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        return jnp.take(self.embedding[...], ids, axis=0)
+
+
 def linear(
     in_features: int,
     out_features: int,

@@ -124,13 +124,66 @@ class ResNetConfig:
         return (self.depth - 2) // 6
 
 
-ModelConfig = LogisticRegressionConfig | SimpleCNNConfig | CNNConfig | ResNetConfig
+@dataclass(frozen=True)
+class TextClassifierConfig:
+    """Embedding, LSTM or GRU layers, pooling over the valid steps, dropout, a linear layer.
+
+    The embedding is drawn from N(0, 1) and the recurrent weights and biases from
+    U(-1/sqrt(hidden_dim), 1/sqrt(hidden_dim)), as torch does; `initializer` is the linear layer's.
+    """
+
+    vocabulary_size: int = 20_000
+    num_classes: int = 2
+    embedding_dim: int = 128
+    cell: Literal["lstm", "gru"] = "lstm"
+    hidden_dim: int = 128
+    num_layers: int = 1
+    bidirectional: bool = False
+    pooling: Literal["mean", "max", "last"] = "mean"
+    dropout_rate: float = 0.0
+    initializer: Initializer = "lecun-normal"
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "vocabulary_size", "num_classes", "embedding_dim", "hidden_dim")
+        _require_positive(self, "num_layers")
+        _require_choice(self, "cell", ("lstm", "gru"))
+        _require_choice(self, "pooling", ("mean", "max", "last"))
+        _require_choice(self, "initializer", tuple(INITIALIZER_GAINS))
+        _require_rate(self, "dropout_rate")
+
+
+@dataclass(frozen=True)
+class CharRNNConfig:
+    """Embedding, LSTM or GRU layers and a linear layer that predict the next token of a text.
+
+    Initialised as `TextClassifierConfig` says.
+    """
+
+    vocabulary_size: int = 128
+    embedding_dim: int = 128
+    cell: Literal["lstm", "gru"] = "lstm"
+    hidden_dim: int = 256
+    num_layers: int = 2
+    dropout_rate: float = 0.0
+    initializer: Initializer = "lecun-normal"
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "vocabulary_size", "embedding_dim", "hidden_dim", "num_layers")
+        _require_choice(self, "cell", ("lstm", "gru"))
+        _require_choice(self, "initializer", tuple(INITIALIZER_GAINS))
+        _require_rate(self, "dropout_rate")
+
+
+ImageModelConfig = LogisticRegressionConfig | SimpleCNNConfig | CNNConfig | ResNetConfig
+ModelConfig = ImageModelConfig | TextClassifierConfig | CharRNNConfig
 
 CONFIGS: dict[str, type[ModelConfig]] = {
     "LogisticRegression": LogisticRegressionConfig,
     "SimpleCNN": SimpleCNNConfig,
     "CNN": CNNConfig,
     "ResNet": ResNetConfig,
+    "TextClassifier": TextClassifierConfig,
+    "CharRNN": CharRNNConfig,
 }
 
 

@@ -10,8 +10,8 @@ from typing import Literal
 
 from jaxmodels.shared.configs import (
     CNNConfig,
+    ImageModelConfig,
     LogisticRegressionConfig,
-    ModelConfig,
     ResNetConfig,
     SimpleCNNConfig,
 )
@@ -43,9 +43,9 @@ class OptimizerConfig:
 
     For sgd, `weight_decay` is L2: decay * parameter joins the gradient before the momentum. For
     adamw it is decoupled: rate * decay * parameter leaves the parameter directly. `decay_mask`
-    "kernels" spares biases and norms. `l1` adds l1 * sign(parameter) to the gradient, under the
-    same mask. `clip_norm` scales the whole gradient (before L1 and L2) to at most that norm; 0 is
-    off.
+    "kernels" spares what has one axis, biases and norms. `l1` adds l1 * sign(parameter) to the
+    gradient, under the same mask. `clip_norm` scales the whole gradient (before L1 and L2) to at
+    most that norm; 0 is off.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -127,7 +127,7 @@ class Task:
 
     name: str
     description: str
-    model: ModelConfig
+    model: ImageModelConfig
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

@@ -34,7 +34,13 @@ LEAF_RULES: dict[str, LeafRule] = {
     "scale": LeafRule("weight"),
     "mean": LeafRule("running_mean"),
     "var": LeafRule("running_var"),
+    "embedding": LeafRule("weight"),
+    "weight_ih": LeafRule("weight_ih"),  # recurrent layers have torch's names and layout
+    "weight_hh": LeafRule("weight_hh"),
+    "bias_ih": LeafRule("bias_ih"),
+    "bias_hh": LeafRule("bias_hh"),
 }
+_RECURRENT_SUFFIX = re.compile(r"_l\d+(_reverse)?$")  # the same on both sides
 
 
 @dataclass(frozen=True)
@@ -52,12 +58,17 @@ class WeightRules:
 
     def torch_name(self, flax_name: str) -> str:
         path, _, leaf = flax_name.rpartition(".")
+        suffix = leaf.removeprefix(_without_suffix(leaf))
+        return f"{self.module_name(path)}.{self._rule(flax_name).torch_name}{suffix}".lstrip(".")
+
+    def _rule(self, flax_name: str) -> LeafRule:
+        leaf = _without_suffix(flax_name.rpartition(".")[2])
         if leaf not in self.leaves:
             raise ValueError(
                 f"{flax_name}: no rule for a leaf called {leaf!r}; add a LeafRule to "
                 "WeightRules.leaves"
             )
-        return f"{self.module_name(path)}.{self.leaves[leaf].torch_name}".lstrip(".")
+        return self.leaves[leaf]
 
     def module_name(self, path: str) -> str:
         """torch's path of a Flax module."""
@@ -66,8 +77,11 @@ class WeightRules:
         return path
 
     def axes(self, flax_name: str, rank: int) -> tuple[int, ...]:
-        rule = self.leaves[flax_name.rpartition(".")[2]]
-        return rule.axes.get(rank, tuple(range(rank)))
+        return self._rule(flax_name).axes.get(rank, tuple(range(rank)))
+
+
+def _without_suffix(leaf: str) -> str:
+    return _RECURRENT_SUFFIX.sub("", leaf)
 
 
 def to_torch_layout(

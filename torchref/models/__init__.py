@@ -8,6 +8,7 @@ from torch import nn
 from jaxmodels.shared import configs
 from torchref.models.cnn import CNN, SimpleCNN
 from torchref.models.linear import LogisticRegression
+from torchref.models.recurrent import CharRNN, TextClassifier
 from torchref.models.resnet import ResNet
 
 MODELS: dict[type[configs.ModelConfig], Callable[..., nn.Module]] = {
@@ -15,6 +16,8 @@ MODELS: dict[type[configs.ModelConfig], Callable[..., nn.Module]] = {
     configs.SimpleCNNConfig: SimpleCNN,
     configs.CNNConfig: CNN,
     configs.ResNetConfig: ResNet,
+    configs.TextClassifierConfig: TextClassifier,
+    configs.CharRNNConfig: CharRNN,
 }
 
 

@@ -10,7 +10,10 @@ ACTIVATIONS = {"relu": F.relu, "swish": F.silu}
 
 
 def initialize(model: nn.Module, initializer: str, generator: torch.Generator | None) -> None:
-    """Draws kernels from N(0, gain / fan_in) and zeroes biases; norms keep their ones and zeros."""
+    """Draws kernels from N(0, gain / fan_in) and zeroes biases; norms keep their ones and zeros.
+
+    Embeddings and recurrent layers are drawn as torch does, but from the generator.
+    """
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             fan_in = module.weight[0].numel()
@@ -18,6 +21,12 @@ def initialize(model: nn.Module, initializer: str, generator: torch.Generator | 
             nn.init.normal_(module.weight, std=scale, generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, generator=generator)
+        elif isinstance(module, nn.RNNBase):
+            bound = module.hidden_size**-0.5
+            for parameter in module.parameters():
+                nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
 
 def to_channels_first(images: torch.Tensor) -> torch.Tensor:
