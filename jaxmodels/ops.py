@@ -1,20 +1,17 @@
-"""Convolution and batch normalisation with gradients that are fast on a CPU.
+"""Convolution, max-pooling and batch normalisation with gradients that are fast on a CPU.
 
-Differentiated automatically, a small ResNet spends most of a training step on XLA's CPU backend in
+Differentiated automatically, a small CNN spends most of a training step on XLA's CPU backend in
 
 * the kernel gradient: a convolution whose "channels" are the batch, which transposes both operands
   to (C, H, W, B) and recomputes what led to them, inside a badly strided loop. `conv2d` takes one
-  matrix product per few images instead: 23 -> 10.5 ms (16 channels, 32x32), 21 -> 7 ms (32, 16x16),
-  10 -> 8 ms (64, 8x8) at batch 128.
+  matrix product per few images instead.
+* the gradient of a max-pool: a scalar loop over windows that scatters. `max_pool` compares.
 * batch normalisation: more passes over the activations than it needs. `batch_norm` states the
   closed form, in two.
 
-A step of ResNet-20 (batch 128, float32, 2 cores): 0.74 s plain, 0.47 s with `conv2d`, 0.45 s with
-both. To measure, time `jax.jit(jax.grad(...))` of each op against `plain_conv2d` and
-`plain_batch_norm`: the median of at least 7 calls after a warm-up.
-
-Off the CPU the kernel gradient is XLA's own. Both ops are `jax.custom_vjp`, hence reverse mode
-only: `jax.grad` and `jax.vjp`, not `jax.jvp`.
+`python scripts/benchmark.py --ops` times each against its plain form. Off the CPU the gradients of
+the first two are XLA's own. All are `jax.custom_vjp`, hence reverse mode only: `jax.grad` and
+`jax.vjp`, not `jax.jvp`.
 """
 
 import functools
@@ -61,6 +58,21 @@ def plain_conv2d(
         padding=[(p, p) for p in padding],
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """The maximum of each 2x2 window: x (B, H, W, C), H and W even -> (B, H/2, W/2, C).
+
+    The gradient goes to the first of equal maxima, in torch as here.
+    """
+    if x.shape[1] % 2 or x.shape[2] % 2:
+        raise ValueError(f"max_pool needs an even height and width, got shape {x.shape}")
+    return _max_pool(x)
+
+
+def plain_max_pool(x: jax.Array) -> jax.Array:
+    """The same maximum with XLA's own gradient."""
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
 
 
 def batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: float) -> Triple:
@@ -186,6 +198,52 @@ def _chunk_gradient(x, dy, kernel_shape, strides, padding):
         left, right, (((0,), (0,)), ((), ())), preferred_element_type=_accumulator(x.dtype)
     )
     return product.reshape(kw, cin, kh, cout).transpose(2, 0, 1, 3)
+
+
+# --- Maximum pooling ------------------------------------------------------------------------------
+
+
+@jax.custom_vjp
+def _max_pool(x: jax.Array) -> jax.Array:
+    upper_left, upper_right, lower_left, lower_right = _corners(x)
+    return jnp.maximum(jnp.maximum(upper_left, upper_right), jnp.maximum(lower_left, lower_right))
+
+
+def _corners(x):
+    """The four elements of every 2x2 window, row by row, each (B, H/2, W/2, C)."""
+    batch, height, width, channels = x.shape
+    windows = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    return [windows[:, :, row, :, column] for row in range(2) for column in range(2)]
+
+
+def _max_pool_forward(x):
+    y = _max_pool(x)
+    return y, (x, y)
+
+
+def _max_pool_backward(residuals, dy):
+    x, y = residuals
+
+    def plain(x, y, dy):
+        return jax.vjp(plain_max_pool, x)[1](dy)[0]
+
+    return (lax.platform_dependent(x, y, dy, cpu=_max_pool_gradient, default=plain),)
+
+
+def _max_pool_gradient(x, y, dy):
+    """Comparisons with the maximum, where XLA's CPU backend loops over windows and scatters."""
+    taken = jnp.zeros(y.shape, bool)
+    parts = []
+    for corner in _corners(x)[:3]:
+        first = (corner == y) & ~taken
+        parts.append(jnp.where(first, dy, 0))
+        taken |= first
+    parts.append(jnp.where(taken, 0, dy))
+    rows = [jnp.stack(parts[:2], axis=3), jnp.stack(parts[2:], axis=3)]  # (B, H/2, W/2, 2, C)
+    return jnp.stack(rows, axis=2).reshape(x.shape)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 # --- Batch normalisation --------------------------------------------------------------------------

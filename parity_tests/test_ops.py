@@ -88,6 +88,29 @@ def test_conv2d_bfloat16(case):
         assert relative(actual, expected) <= 1e-2
 
 
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("function", [ops.max_pool, ops._max_pool_gradient])
+def test_max_pool_is_xlas_own_and_takes_the_first_of_ties(function, ties):
+    x, dy = draw(0, 3, 6, 8, 5), draw(1, 3, 3, 4, 5)
+    if ties:
+        x = np.round(x)
+    with jax.enable_x64(True):
+        y, dx = value_and_gradients(ops.plain_max_pool, (x,), dy)
+        if function is ops.max_pool:
+            found, gradient = value_and_gradients(function, (x,), dy)
+            np.testing.assert_array_equal(found, y)
+        else:
+            gradient = function(jnp.asarray(x), y, dy)
+        np.testing.assert_array_equal(gradient, dx)
+    windows = x.reshape(3, 3, 2, 4, 2, 5).transpose(0, 1, 3, 5, 2, 4).reshape(-1, 4)
+    assert ties == any(np.sum(w == w.max()) > 1 for w in windows)
+
+
+def test_max_pool_refuses_an_odd_size():
+    with pytest.raises(ValueError, match="even height and width"):
+        ops.max_pool(jnp.zeros((1, 4, 5, 2)))
+
+
 def normalise(function, x, scale, bias, cotangents):
     return value_and_gradients(
         lambda *a: function(*a, epsilon=EPSILON), (x, scale, bias), cotangents

@@ -81,6 +81,15 @@ def test_benchmark_times_each_contender(run, tmp_path, capsys):
     assert "cifar10-logistic" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_benchmark_times_each_op_against_xlas_own_gradient(run, tmp_path):
+    run("benchmark", "--ops", "--repeat", "1", "--out", tmp_path)
+    rows = json.loads((tmp_path / "benchmark.json").read_text())["rows"]
+    assert {row["op"] for row in rows} == {"conv2d", "max_pool", "batch_norm"}
+    pools = [row for row in rows if row["op"] == "max_pool"]
+    assert all(row["plain"] > 2 * row["ours"] > 0 for row in pools)
+
+
 def test_benchmark_refuses_an_unknown_contender(run, tmp_path):
     with pytest.raises(ValueError, match="--against 'jit' is unknown"):
         run("benchmark", "--against", "jit", "--out", tmp_path)

@@ -9,12 +9,17 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from jaxmodels import ops
 from jaxmodels.engine import FlaxEngine
 from jaxmodels.shared.command_line import find_task, run_script
 from jaxmodels.shared.tasks import TASKS, Task
@@ -34,6 +39,9 @@ def main() -> None:
         "--against", default=",".join(CONTENDERS), help=f"of {','.join(CONTENDERS)} [default: all]"
     )
     parser.add_argument("--repeat", type=int, default=7, help="rounds [default: 7]")
+    parser.add_argument(
+        "--ops", action="store_true", help="time the ops' gradients against XLA's own instead"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
     arguments = parser.parse_args()
     against = arguments.against.split(",")
@@ -42,9 +50,13 @@ def main() -> None:
     if arguments.repeat < 1:
         raise ValueError(f"--repeat {arguments.repeat} must be at least 1")
 
-    tasks = [find_task(name) for name in arguments.tasks] or list(TASKS.values())
-    rows = [row for task in tasks for row in time_task(task, against, arguments.repeat)]
-    print_table(rows)
+    if arguments.ops:
+        rows = time_ops(arguments.repeat)
+        print_ops(rows)
+    else:
+        tasks = [find_task(name) for name in arguments.tasks] or list(TASKS.values())
+        rows = [row for task in tasks for row in time_task(task, against, arguments.repeat)]
+        print_table(rows)
     arguments.out.mkdir(parents=True, exist_ok=True)
     content = {"environment": environment(), "cores": os.cpu_count(), "rows": rows}
     write_json(arguments.out / "benchmark.json", content)
@@ -57,16 +69,9 @@ def time_task(task: Task, against: list[str], repeat: int) -> list[dict[str, obj
     size, channels = task.model.image_size, task.model.in_channels
     images = rng.normal(size=(task.training.batch_size, size, size, channels)).astype(np.float32)
     labels = rng.integers(task.model.num_classes, size=len(images)).astype(np.int32)
-    steps = {name: make_step(task, name, images, labels) for name in ("flax", *against)}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for step in steps.values():
-        for _ in range(WARM_UP):
-            step()
-    for _ in range(repeat):
-        for name, step in steps.items():
-            started = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - started)
+    seconds = interleave(
+        {name: make_step(task, name, images, labels) for name in ("flax", *against)}, repeat
+    )
     flax = statistics.median(seconds["flax"])
     return [
         {
@@ -81,6 +86,74 @@ def time_task(task: Task, against: list[str], repeat: int) -> list[dict[str, obj
         }
         for name, values in seconds.items()
     ]
+
+
+def interleave(steps: dict[str, Callable[[], object]], repeat: int) -> dict[str, list[float]]:
+    """Seconds of each step in each round, after a warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for step in steps.values():
+        for _ in range(WARM_UP):
+            step()
+    for _ in range(repeat):
+        for name, step in steps.items():
+            started = time.perf_counter()
+            step()
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def time_ops(repeat: int) -> list[dict[str, Any]]:
+    """One row an op and shape: median seconds, forward and backward, beside XLA's own gradient."""
+    rng = np.random.default_rng(0)
+
+    def draw(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    rows: list[dict[str, Any]] = []
+    for channels, size in ((16, 32), (32, 16), (64, 8)):  # the stages of ResNet-20
+        x, vector = draw(128, size, size, channels), draw(channels)
+        kernel = draw(3, 3, channels, channels)
+        for name, ours, plain, operands in (
+            ("conv2d", ops.conv2d, ops.plain_conv2d, (x, kernel)),
+            ("max_pool", ops.max_pool, ops.plain_max_pool, (x,)),
+            ("batch_norm", ops.batch_norm, ops.plain_batch_norm, (x, vector, vector)),
+        ):
+            options = {"conv2d": {"padding": (1, 1)}, "batch_norm": {"epsilon": 1e-5}}
+            settings = options.get(name, {})
+            seconds = interleave(
+                {
+                    "ours": make_gradient(partial(ours, **settings), operands),
+                    "plain": make_gradient(partial(plain, **settings), operands),
+                },
+                repeat,
+            )
+            medians = {key: statistics.median(values) for key, values in seconds.items()}
+            rows.append({"op": name, "shape": x.shape} | medians)
+    return rows
+
+
+def make_gradient(
+    function: Callable[..., Any], operands: tuple[jax.Array, ...]
+) -> Callable[[], object]:
+    """A function that runs the forward and the backward pass and waits for the gradients."""
+
+    def loss(operands: tuple[jax.Array, ...]) -> jax.Array:
+        y = jax.tree.leaves(function(*operands))[0]
+        return (y * y).sum()
+
+    run = jax.jit(jax.grad(loss))
+    return lambda: jax.block_until_ready(run(operands))
+
+
+def print_ops(rows: list[dict[str, Any]]) -> None:
+    table = Table("op", "x", "ms, ours", "ms, XLA's gradient", "ratio")
+    for row in rows:
+        ours, plain = row["ours"], row["plain"]
+        shape = "x".join(map(str, row["shape"]))
+        table.add_row(
+            row["op"], shape, f"{1e3 * ours:.1f}", f"{1e3 * plain:.1f}", f"{plain / ours:.2f}x"
+        )
+    Console().print(table)
 
 
 def make_step(task: Task, name: str, images: np.ndarray, labels: np.ndarray) -> Callable[[], float]:

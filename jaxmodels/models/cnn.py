@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxmodels.models.layers import ACTIVATIONS, BatchNorm, Conv, linear, max_pool
+from jaxmodels.models.layers import ACTIVATIONS, BatchNorm, Conv, linear
+from jaxmodels.ops import max_pool
 from jaxmodels.shared.configs import CNNConfig, SimpleCNNConfig
 
 

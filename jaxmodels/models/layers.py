@@ -117,8 +117,3 @@ def kernel_initializer(name: str) -> jax.nn.initializers.Initializer:
     if gain == 0:
         return jax.nn.initializers.zeros
     return jax.nn.initializers.variance_scaling(gain, "fan_in", "normal")
-
-
-def max_pool(x: jax.Array) -> jax.Array:
-    """The maximum of each 2x2 window: x (B, H, W, C) -> (B, H/2, W/2, C)."""
-    return nnx.max_pool(x, window_shape=(2, 2), strides=(2, 2))
