@@ -9,7 +9,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from jaxmodels.shared.data import batches as batches_module
+from jaxmodels.shared.data import counters
 from jaxmodels.shared.data.batches import (
     evaluation_batches,
     measure_throughput,
@@ -168,11 +168,9 @@ def test_flip_needs_the_config_and_a_data_set_that_mirrors():
 def test_augmentation_depends_on_seed_epoch_and_row_alone():
     by_row = {(epoch, row): choice for epoch, row, choice in augmentations(6 * STEPS, AUGMENTED)}
     # A different order of the same rows (another batch size) leaves each example's draw alone.
-    draws = batches_module._draws(0, 4, np.arange(ROWS), count=3)
+    numbers = counters.draws(0, 4, np.arange(ROWS), count=3)
     shuffled = np.random.default_rng(1).permutation(ROWS)
-    np.testing.assert_array_equal(
-        batches_module._draws(0, 4, shuffled, count=3), draws[:, shuffled]
-    )
+    np.testing.assert_array_equal(counters.draws(0, 4, shuffled, count=3), numbers[:, shuffled])
     rows = [row for epoch, row in by_row if epoch == 0 and (1, row) in by_row]
     changed = np.mean([by_row[0, row] != by_row[1, row] for row in rows])
     assert changed > 0.7  # 17 of 18 on average
@@ -184,7 +182,7 @@ def test_augmentation_depends_on_seed_epoch_and_row_alone():
 def test_hash_is_splitmix64():
     """The first outputs of Vigna's splitmix64.c from state 1234567, as published with it."""
     state = np.uint64(1234567) + np.arange(1, 6, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    assert batches_module._mix(state).tolist() == [
+    assert counters._mix(state).tolist() == [
         6457827717110365317,
         3203168211198807973,
         9817491932198370423,

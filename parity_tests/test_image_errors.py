@@ -195,8 +195,8 @@ DAMAGES = {
     "missing path": (damage_nothing_there, "does not exist; expected sample, hub, hub:OWNER/NAME"),
     "a file": (damage_file, "is a file; expected a folder in .*parquet layout.*data_batch_1"),
     "empty folder": (damage_empty, "is an empty folder; expected .*parquet layout"),
-    "neither layout": (damage_no_layout, r"neither known layout \(.*expected .*parquet layout"),
-    "unknown files": (damage_unknown_files, r"neither known layout \(.*expected .*data_batch_1"),
+    "neither layout": (damage_no_layout, r"no known layout \(.*expected .*parquet layout"),
+    "unknown files": (damage_unknown_files, r"no known layout \(.*expected .*data_batch_1"),
     "truncated": (damage_truncated, r"train-00001-of-00002\.parquet is not a readable parquet"),
     "no test": (damage_no_test, "has no test split; expected train and test, found train;"),
     "no train": (damage_no_train, "has no train split; expected train and test, found test;"),
@@ -205,7 +205,10 @@ DAMAGES = {
         damage_label_column,
         r"test-.*: expected .* a column label, found img, kind",
     ),
-    "image column type": (damage_image_column, r"test-.*: column img is string; expected encoded"),
+    "image column type": (
+        damage_image_column,
+        r"test-.*: the column of images is string; expected enc",
+    ),
     "empty split": (damage_empty_test, r"test-00000-of-00001\.parquet: no rows; expected at least"),
     "test size": (damage_test_size, r"test images are \(7, 5, 3\); expected \(5, 7, 3\)"),
     "corrupt image": (replace_image(b"\x89PNG no"), ROW + "the image cannot be decoded"),
@@ -218,11 +221,11 @@ DAMAGES = {
     "label null": (replace_label(None), ROW + "label None is not an integer" + RANGE),
     "label fraction": (
         second_file(lambda images, labels: (images, [0.5, *map(float, labels[1:])])),
-        r"train-00001-of-00002\.parquet row 0: label 0\.5 is not an integer",
+        r"train-00001-of-00002\.parquet: column label is double; expected integers",
     ),
     "label text": (
         second_file(lambda images, labels: (images, ["cow"] * len(labels)), named=False),
-        r"train-00001-of-00002\.parquet row 0: label 'cow' is not an integer",
+        r"train-00001-of-00002\.parquet: column label is string; expected integers",
     ),
 }
 

@@ -117,7 +117,9 @@ def test_hub_is_read_through_datasets(monkeypatch):
     content = datasets.DatasetDict(
         train=split(TRAIN_PIXELS, TRAIN_LABELS), test=split(TEST_PIXELS, TEST_LABELS)
     )
-    monkeypatch.setattr(datasets, "load_dataset", lambda name: asked.append(name) or content)
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda name, revision=None: asked.append(name) or content
+    )
     for source in ("hub", "hub:some-one/some.set"):
         check_content(load_images(source, CONFIG), TRAIN_PIXELS, TRAIN_LABELS, TEST_PIXELS)
     assert asked == ["uoft-cs/cifar10", "some-one/some.set"]

@@ -52,7 +52,9 @@ def reachable_hub(monkeypatch):
 
     asked = []
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: None)
-    monkeypatch.setattr(datasets, "load_dataset", lambda name: asked.append(name) or hub_tables())
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda name, revision=None: asked.append(name) or hub_tables()
+    )
     return asked
 
 

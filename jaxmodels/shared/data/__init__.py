@@ -1,1 +1,1 @@
-"""Data sets as numpy, framework-free: `images` loads and splits, `batches` orders and augments."""
+"""Data sets as numpy, framework-free: loaded and split by `images`, `reviews` and `text`."""

@@ -16,6 +16,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from jaxmodels.shared.data.counters import below, draws, host_rows
 from jaxmodels.shared.data.images import ImageData, Split
 from jaxmodels.shared.tasks import DataConfig
 
@@ -25,12 +26,6 @@ Batch = dict[str, np.ndarray]
 
 _READ_THREADS = 2
 _READ_AHEAD = 8  # batches
-
-# SplitMix64: Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators"; the
-# constants are those of Vigna's public-domain splitmix64.c.
-_GOLDEN = 0x9E3779B97F4A7C15
-_MIX_1 = 0xBF58476D1CE4E5B9
-_MIX_2 = 0x94D049BB133111EB
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
@@ -128,19 +123,11 @@ class _TrainingBatches:
         host: int,
         num_hosts: int,
     ) -> None:
-        if num_hosts < 1 or not 0 <= host < num_hosts:
-            raise ValueError(f"host {host} must be at least 0 and below num_hosts {num_hosts}")
-        if batch_size % num_hosts:
-            near = max(num_hosts, batch_size // num_hosts * num_hosts)
-            raise ValueError(
-                f"batch_size {batch_size} must divide by num_hosts {num_hosts}; try {near}"
-            )
+        self._local = host_rows(batch_size, host, num_hosts)
         self._data, self._seed, self._batch_size = data, seed, batch_size
         self._padding = config.crop_padding
         self._flip = config.flip and data.mirror
         self._steps = steps_per_epoch(len(data.train), batch_size)
-        local_size = batch_size // num_hosts
-        self._local = slice(host * local_size, (host + 1) * local_size)
         # Threads reading ahead meet at most two epochs at once.
         self._order = lru_cache(maxsize=2)(lambda epoch: _order(len(data.train), seed, epoch))
 
@@ -152,11 +139,11 @@ class _TrainingBatches:
         start = step_in_epoch * self._batch_size
         rows = self._order(epoch)[start : start + self._batch_size][self._local]
         images = self._data.train.images[rows]
-        draws = _draws(self._seed, epoch, rows, count=3)
+        numbers = draws(self._seed, epoch, rows, count=3)
         if self._padding:
-            images = _crop(images, self._padding, draws[0], draws[1])
+            images = _crop(images, self._padding, numbers[0], numbers[1])
         if self._flip:
-            images = _flip(images, draws[2])
+            images = _flip(images, numbers[2])
         return {
             "image": normalise(images, self._data.mean, self._data.std),
             "label": self._data.train.labels[rows],
@@ -168,23 +155,6 @@ def _order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
     """-> (N,) int64, the rows in the order of this epoch."""
     generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
     return generator.permutation(num_examples).astype(np.int64)
-
-
-def _draws(seed: int, epoch: int, rows: np.ndarray, *, count: int) -> np.ndarray:
-    """rows: (B,) -> (count, B) uint64, uniform, a pure function of (seed, epoch, row)."""
-    key = np.zeros(1, np.uint64)  # an array, since numpy warns when a scalar wraps around
-    for value in (seed, epoch):
-        key = _mix(key + np.uint64(_GOLDEN) + np.array([value], np.uint64))
-    state = _mix(key + np.uint64(_GOLDEN) + rows.astype(np.uint64))  # (B,), a stream a row
-    positions = np.arange(1, count + 1, dtype=np.uint64)[:, None]
-    return _mix(state + positions * np.uint64(_GOLDEN))
-
-
-def _mix(state: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser: a bijection of uint64 that lets every bit reach every other."""
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(_MIX_1)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(_MIX_2)
-    return state ^ (state >> np.uint64(31))
 
 
 def _crop(
@@ -207,20 +177,15 @@ def _crop(
         (image_stride, row_stride, column_stride, row_stride, column_stride, channel_stride),
         writeable=False,
     )
-    rows, columns = _below(offsets, row_draws), _below(offsets, column_draws)
+    rows, columns = below(offsets, row_draws), below(offsets, column_draws)
     return windows[np.arange(size), rows, columns]
 
 
-def _flip(images: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """images: (B, H, W, C), draws: (B,) -> about half of them mirrored, in place."""
-    chosen = _below(2, draws).astype(bool)
+def _flip(images: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """images: (B, H, W, C), numbers: (B,) -> about half of them mirrored, in place."""
+    chosen = below(2, numbers).astype(bool)
     images[chosen] = images[chosen][:, :, ::-1]
     return images
-
-
-def _below(limit: int, draws: np.ndarray) -> np.ndarray:
-    """draws: uint64 -> int64 in [0, limit), by scaling the upper 32 bits (bias below 2^-28)."""
-    return (((draws >> np.uint64(32)) * np.uint64(limit)) >> np.uint64(32)).astype(np.int64)
 
 
 def _evaluation_batch(split: Split, data: ImageData, start: int, batch_size: int) -> Batch:

@@ -8,23 +8,26 @@ of its files. Whatever cannot be had raises; nothing else is read in its place.
 (('neg', 'pos'), 25000)
 """
 
-import os
-import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-OFFLINE = "with no network, use --source sample or --source PATH (a local copy)"
+from jaxmodels.shared.data.remote import (
+    import_datasets,
+    load_hub,
+    one_line,
+    prepared_tfds,
+    read_tfds_split,
+)
+
 PARQUET_LAYOUT = (
     "the Hub's parquet layout (train-00000-of-00001.parquet and test-00000-of-00001.parquet, there "
     "or one folder down)"
 )
 _LABEL_COLUMN = "label"
 _SPLITS = ("train", "test")
-_HUB_TIMEOUT_SECONDS = 10.0
-_TFDS_ROWS_PER_READ = 1024
 
 
 @dataclass(frozen=True)
@@ -58,23 +61,7 @@ def read_hub(name: str, *, columns: Sequence[str]) -> Tables:
     Raises:
         ValueError: the library is missing, the set is unreachable, or lacks a split or a column.
     """
-    datasets = import_datasets(f"--source hub:{name}")
-    import huggingface_hub
-
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise ValueError(f"hub:{name} is no Hub data set; expected hub:OWNER/NAME")
-    offline = huggingface_hub.constants.HF_HUB_OFFLINE
-    try:
-        # One quick question first: load_dataset alone retries an unreachable Hub for half a minute.
-        if not offline:
-            huggingface_hub.HfApi().dataset_info(name, timeout=_HUB_TIMEOUT_SECONDS)
-        tables = datasets.load_dataset(name)
-    except Exception as error:  # the HTTP library's own errors are not the standard library's
-        cached = "" if offline else " (or HF_HUB_OFFLINE=1 if it was downloaded before)"
-        raise ValueError(
-            f"hub:{name} cannot be loaded from the Hugging Face Hub ({one_line(error)}); "
-            f"{OFFLINE}{cached}"
-        ) from error
+    tables = load_hub(name)
     _require_splits(f"hub:{name}", tables)
     parts = {
         split: [(f"hub:{name} split {split}", tables[split].with_format("arrow")[:])]
@@ -89,27 +76,7 @@ def read_tfds(name: str, *, columns: Sequence[str]) -> Tables:
     Raises:
         ValueError: a library is missing, the set is not prepared, or lacks a split or a column.
     """
-    try:
-        import array_record  # noqa: F401  (what data_source reads with)
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise ValueError(
-            f"--source tfds:{name} needs tensorflow-datasets ({error}); "
-            f"pip install 'jaxmodels[tfds]' installs it"
-        ) from error
-    where = f"tfds:{name}"
-    prepare = (
-        f"prepare it once where TensorFlow and a network are (tfds build {name} "
-        f"--file_format=array_record) and set TFDS_DATA_DIR to its folder; {OFFLINE}"
-    )
-    data_dir = os.environ.get("TFDS_DATA_DIR")  # tfds itself looks once, when it is imported
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-    except Exception as error:
-        raise ValueError(f"{where} is unknown to tfds ({one_line(error)}); {prepare}") from error
-    # Downloading needs TensorFlow, and an unreachable home is retried for minutes: never start it.
-    if not builder.is_prepared():
-        raise ValueError(f"{where} is not prepared in {builder.data_path}; {prepare}")
+    where, builder = f"tfds:{name}", prepared_tfds(name)
     features: Any = builder.info.features
     column = _value_column(where, list(features), columns)
     class_names = tuple(getattr(features[_LABEL_COLUMN], "names", None) or ())
@@ -121,26 +88,7 @@ def read_tfds(name: str, *, columns: Sequence[str]) -> Tables:
     _require_splits(where, builder.info.splits)
     parts = {}
     for split in _SPLITS:
-        try:
-            rows: Any = tfds.data_source(
-                name,
-                split=split,
-                data_dir=data_dir,
-                download=False,
-                decoders={column: tfds.decode.SkipDecoding()},
-            )
-            records = [
-                record
-                for first in range(0, len(rows), _TFDS_ROWS_PER_READ)
-                for record in rows.__getitems__(
-                    list(range(first, min(first + _TFDS_ROWS_PER_READ, len(rows))))
-                )
-            ]
-        except Exception as error:
-            raise ValueError(
-                f"{where} split {split} in {builder.data_path} cannot be read "
-                f"({one_line(error)}); {prepare}"
-            ) from error
+        records = read_tfds_split(builder, split, undecoded=column)
         parts[split] = Rows(
             where=f"{where} split {split}",
             values=[record[column] for record in records],
@@ -190,22 +138,6 @@ def read_parquet_folder(folder: Path, *, columns: Sequence[str], layouts: str) -
                 ) from error
             tables.append((file, table))
     return _from_arrow(f"{folder}: Hub parquet", parts, features, columns)
-
-
-def import_datasets(source: str) -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise ValueError(
-            f"{source} needs the datasets library; pip install 'jaxmodels[hub]' installs it"
-        ) from error
-    return datasets
-
-
-def one_line(error: BaseException) -> str:
-    """The type and the first line of an error, for a message that must stay on one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 def listed(names: Iterable[str]) -> str:
