@@ -190,11 +190,12 @@ def _read_path(source: str, tickers: Sequence[str]) -> tuple[str, dict[str, Pric
         raise ValueError(f"source {source} does not exist; expected {SOURCES}")
     if not path.is_dir():
         return f"{path}: CSV", _read_file(path)
-    files = {
-        file.stem.upper(): file
-        for file in sorted(path.iterdir())
-        if file.suffix.lower() in (".csv", ".txt") and file.is_file()
-    }
+    files: dict[str, Path] = {}
+    for file in sorted(path.iterdir(), key=lambda file: file.name.upper()):
+        if file.suffix.lower() in (".csv", ".txt") and file.is_file():
+            twin = files.setdefault(file.stem.upper(), file)
+            if twin != file:
+                raise ValueError(f"{file} is of the same ticker as {twin.name}; move one away")
     if not files:
         raise ValueError(f"source {source} holds no CSV file; expected one a ticker, as AAPL.csv")
     frames: dict[str, PriceTable] = {}

@@ -184,6 +184,7 @@ def _read_header(
     """-> the header as it is written, the empty rows of each ticker, and the place of the date."""
     lines = _numbered(reader)
     _, header = next(lines, (0, []))
+    header = [" ".join(text.split()) for text in header]  # errors quote it, in one line
     if not header:
         raise ValueError(f"{where} is empty; expected {_EXPECTED_HEADER}")
     names = [_column_name(text) for text in header]
@@ -200,6 +201,7 @@ def _read_header(
         raise ValueError(f"{where} has no column Date; {_found(header)}")
     tickers = {}
     for cell, (name, owner) in enumerate(zip(names, owners, strict=True)):
+        owner = " ".join(owner.split())
         if name in ("", "date"):  # the row numbers that pandas writes have no name
             continue
         rows = tickers.setdefault(owner, _Rows(owner, {}))

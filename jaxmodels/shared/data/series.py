@@ -241,12 +241,11 @@ def _prepare(table: PriceTable, name: str, config: SeriesDataConfig) -> _Ticker:
     prices = select_column(table, config.price, where=name)
     warm_up = int((~np.isfinite(features).all(axis=-1)).sum())  # NaN comes first and only there
     last = config.horizons[-1]
-    needed = warm_up + config.window + last
-    if len(table) < needed:
+    if len(table) < warm_up + config.window + last:
         raise ValueError(
-            f"{name} has {len(table)} rows; expected at least {needed}: {warm_up} before the first "
-            f"whole feature, data.window {config.window} and data.horizons up to {last}; shorten "
-            f"them, leave the ticker out or read more days"
+            f"{name} has {len(table)} rows, and the first {warm_up} lack a feature that looks back "
+            f"further; expected {config.window + last} after them, for data.window {config.window} "
+            f"and data.horizons up to {last}; shorten those or the features, or read more days"
         )
     origins = np.arange(warm_up + config.window - 1, len(table) - last)
     later = prices[origins[:, None] + np.array(config.horizons)]  # (M, H)
