@@ -12,7 +12,6 @@ import pytest
 from jaxmodels.shared import forecast_metrics as metrics
 from jaxmodels.shared.backtest import backtest
 from jaxmodels.shared.baselines import (
-    BASELINES,
     BaselineConfig,
     Forecast,
     History,
@@ -21,6 +20,9 @@ from jaxmodels.shared.baselines import (
 )
 from jaxmodels.shared.data.price_sources import Prices, read_prices
 from jaxmodels.shared.data.price_tables import PriceTable
+
+# Imported here, before pytest sets its filters of warnings: the import sets some of its own.
+pytest.importorskip("statsmodels.tsa.api")
 
 # statsmodels says so when it starts a fit from zeros or stops one early; 150 rows are few.
 pytestmark = pytest.mark.filterwarnings(
@@ -98,8 +100,8 @@ def test_dlinear_is_the_ridge_of_its_two_parts():
     prices = walk(150)
     logs = np.log(prices)
     windows = np.stack([logs[end - 12 : end] for end in range(12, 151)])
-    padded = pandas.DataFrame(np.pad(windows, ((0, 0), (2, 2)), mode="edge"))
-    trend = padded.T.rolling(5, center=True).mean().T.iloc[:, 2:-2].to_numpy()
+    padded = np.pad(windows, ((0, 0), (2, 2)), mode="edge")
+    trend = np.stack([np.convolve(row, np.ones(5) / 5, "valid") for row in padded])
     parts = np.concatenate([trend, windows - trend], axis=1)
     known = parts[:-3]
     scaled = (parts - known.mean(axis=0)) / known.std(axis=0)
@@ -121,7 +123,6 @@ def test_nlinear_follows_the_level():
 
 @pytest.mark.parametrize(("name", "tolerance"), [("ARIMA", 0.01), ("exponential smoothing", 0.01)])
 def test_statsmodels_baseline_goes_on_with_what_it_fits(name, tolerance):
-    pytest.importorskip("statsmodels")
     config = dataclasses.replace(CONFIG, arima_order=(4, 0, 0), season=8, seasonal_smoothing=True)
     noise = walk(220, deviation=1e-4) / 50
     series = 100 * np.exp(0.1 * np.sin(2 * np.pi * np.arange(220) / 8)) * noise
@@ -133,7 +134,6 @@ def test_statsmodels_baseline_goes_on_with_what_it_fits(name, tolerance):
 
 def test_arima_finds_the_persistence_of_returns():
     """Returns r[t] = 0.7 r[t-1] + e: the next one is 0.7 of the last, the sum of all 0.7 / 0.3."""
-    pytest.importorskip("statsmodels")
     noise = np.random.Generator(np.random.PCG64(2)).normal(0, 0.01, 800)
     returns = np.zeros(800)
     for row in range(1, 800):
@@ -181,8 +181,6 @@ def test_prophet_gets_log_prices_and_trading_days(monkeypatch):
 @pytest.mark.parametrize("name", installed_baselines())
 def test_interval_holds_its_share(name):
     """Of random walks, nine intervals in ten; ARIMA and smoothing, which are slow, of fewer."""
-    if name in STATSMODELS:
-        pytest.importorskip("statsmodels")
     count = 40 if name in STATSMODELS else 400
     inside = []
     for seed in range(count):
@@ -203,11 +201,14 @@ def test_constant_history_is_forecast_to_stay(name):
         assert prices.tolist() == [7.25, 7.25]
 
 
-@pytest.mark.parametrize("name", [name for name in BASELINES if name != "Prophet"])
-def test_shortest_history_is_enough_and_a_shorter_one_refused(name):
-    if name in STATSMODELS:
-        pytest.importorskip("statsmodels")
-    fewest = BASELINES[name][1](CONFIG, 5)
+@pytest.mark.parametrize(
+    ("name", "fewest"),
+    [
+        *(("random walk", 2), ("drift", 2), ("seasonal naive", 5), ("ARIMA", 13)),
+        *(("exponential smoothing", 14), ("DLinear", 29), ("NLinear", 29)),
+    ],
+)
+def test_shortest_history_is_enough_and_a_shorter_one_refused(name, fewest):
     made = forecast_prices(name, history_of(walk(fewest)), (1, 5), CONFIG)
     assert np.isfinite([made.point, made.lower, made.upper]).all()
     message = f"{name} has a history of {fewest - 1} rows; expected at least {fewest}; start later"
@@ -322,6 +323,7 @@ def test_diebold_mariano_of_one_step_is_the_paired_t_test():
     for power in (1, 2):
         ours = metrics.diebold_mariano(actual, one, two, power=power)
         losses = np.abs(actual - one) ** power, np.abs(actual - two) ** power
+        assert ours is not None
         np.testing.assert_allclose(ours, stats.ttest_rel(*losses), rtol=1e-12)
 
 
@@ -402,6 +404,7 @@ def test_backtest_shows_each_method_the_past_alone():
     )
     assert len(seen) == 20
     bounds = table.dates[[279, 279 + 60, 399]]
+    assert [seen[0].dates[-1], seen[10].dates[-1]] == list(bounds[:2])
     for number, history in enumerate(seen):
         known = len(history.dates)
         np.testing.assert_array_equal(history.prices, table.columns["close"][:known])
@@ -421,6 +424,26 @@ def test_backtest_shows_each_method_the_past_alone():
     assert of_spy[1]["coverage"] == (expected <= 1).mean()
     history = table.columns["close"][: ends[0] + 1]
     assert of_spy[1]["mase"] == pytest.approx(expected.mean() / np.abs(np.diff(history)).mean())
+
+
+def test_backtest_counts_the_forecasts_that_overlap():
+    """Two rows apart, five rows ahead: the p-value must allow for three forecasts at a time."""
+    prices = prices_of(A=walk(400))
+    close = prices.frames["A"].columns["close"]
+    origins = []
+
+    def model(history: History, horizons: tuple[int, ...]) -> Forecast:
+        origins.append(len(history.prices) - 1)
+        return Forecast(*[1.01 * history.prices[-1:]] * 3)
+
+    (_, row) = backtest(
+        *(prices, (5,)), baselines=(), models={"m": model}, spans=1, origins_per_span=50
+    )
+    assert set(np.diff(origins)) == {2}
+    reference, actual = close[origins], close[np.array(origins) + 5]
+    made = metrics.diebold_mariano(actual, 1.01 * reference, reference, horizon=3)
+    assert made is not None
+    assert row["p_value"] == pytest.approx(made[1])
 
 
 def test_backtest_tells_skill_from_none():
@@ -463,7 +486,6 @@ def test_backtest_finds_a_season():
 
 @pytest.mark.slow
 def test_backtest_takes_every_baseline_by_default():
-    pytest.importorskip("statsmodels")
     rows = backtest(read_prices("sample"), (1, 5), spans=2, origins_per_span=4)
     assert {row["method"] for row in rows} == set(installed_baselines())
     assert set(NAIVE) < {row["method"] for row in rows}

@@ -81,7 +81,7 @@ LAYOUTS = {
     ),
     "pandas": lines(f",{HEADER}", rows("{row}," + PLAIN)),
     "old dates": lines(HEADER, rows(PLAIN, day="%d-%b-%y"), descending=True),
-    "windows": "\ufeff" + YAHOO.replace("\n", "\r\n") + "\r\n\r\n",
+    "windows": "\ufeff" + YAHOO.replace("Date", '"Date"').replace("\n", "\r\n") + "\r\n\r\n",
 }
 
 
@@ -218,6 +218,7 @@ DAMAGES = {
     "semicolons": (YAHOO.replace(",", ";"), "has no column Date; .*found 'Date;Open;High"),
     "short line": (edit(",1001.0,1009.0", ""), "line 5 has 4 cells; expected 6 like the header"),
     "not a date": (edit("2013-01-03", "yesterday"), "line 3, column Date: 'yesterday' is not a"),
+    "date and more": (edit("2013-01-03", "2013-01-03x"), "'2013-01-03x' is not a date"),
     "day first": (edit("2013-01-03", "13/01/2013"), "'13/01/2013' .*YYYY-MM-DD or MM/DD/YYYY"),
     "no such day": (edit("2013-01-03", "2013-02-30"), "'2013-02-30' is not a date"),
     "duplicate": (
@@ -233,6 +234,11 @@ DAMAGES = {
         r"line 4, column date: 2013-01-05 is out of order after line 3 \(2013-01-04\); .*descend",
     ),
     "missing price": (edit("1001.0625", ""), r"line 3 \(2013-01-03\), column Close: ''; expected"),
+    "missing open": (edit("1020.25", ""), r"line 3 \(2013-01-03\), column Open: ''; expected"),
+    "broken header": (
+        'Date,"Close\n"\n2013-01-02,none\n',
+        "column Close: 'none'; expected a price",
+    ),
     "null": (edit("1001.0625", "null"), "column Close: 'null'; expected a price above 0"),
     "nan": (edit("1001.0625", "NaN"), "column Close: 'NaN'; expected a price above 0"),
     "infinite": (edit("1001.0625", "inf"), "column Close: 'inf'"),
@@ -403,12 +409,12 @@ def check_prices(prices: Prices) -> None:
 
 def read_or_refuse(folder: Path, content: bytes) -> None:
     file = write(folder, content)
-    refusal = None
+    prices = refusal = None
     try:
         prices = read_prices(file)
     except ValueError as error:
         refusal = error
-    if refusal is None:
+    if prices is not None:
         check_prices(prices)
     else:
         assert type(refusal) is ValueError, repr(refusal)

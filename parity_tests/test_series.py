@@ -63,9 +63,9 @@ def wilder(prices: np.ndarray, length: int) -> list[float]:
     return [np.nan] * length + index
 
 
-def pandas_macd(close: pandas.Series) -> pandas.Series:
-    fast, slow = (close.ewm(span=span, adjust=False).mean() for span in (12, 26))
-    return ((fast - slow) / close).where(np.arange(len(close)) >= 25)
+def pandas_macd(close: pandas.Series) -> np.ndarray:
+    fast, slow = (close.ewm(span=span, adjust=False).mean().to_numpy() for span in (12, 26))
+    return np.where(np.arange(len(close)) >= 25, (fast - slow) / close.to_numpy(), np.nan)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 >>> rows = backtest(read_prices("sample"), (1, 5), spans=2, origins_per_span=10)
 >>> rows[0]["method"], rows[0]["span"]
-('random walk', '2007-07-17 to 2008-01-29')
+('random walk', '2007-07-17 to 2008-02-11')
 """
 
 import math
@@ -117,7 +117,7 @@ def _choose_origins(
                 f"{ticker}: a span of {stop - start} rows has no room for {count} origins with "
                 f"targets {last} rows on; take fewer or shorter, or a larger test_fraction"
             )
-        stride = room // count
+        stride = room // (count - 1)
         origins.append(start - 1 + stride * np.arange(count))
     return origins
 

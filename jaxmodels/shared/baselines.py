@@ -88,8 +88,8 @@ Baseline = Callable[[History, np.ndarray, BaselineConfig], Returns]
 
 def random_walk(history: History, horizons: np.ndarray, config: BaselineConfig) -> Returns:
     """The last price; the uncertainty grows with the root of the horizon."""
-    logs = np.log(history.prices)
-    return np.zeros(len(horizons)), _rms(np.diff(logs)) * np.sqrt(horizons)
+    steps = np.diff(np.log(history.prices))
+    return np.zeros(len(horizons)), _rms(steps) * np.sqrt(horizons)
 
 
 def drift(history: History, horizons: np.ndarray, config: BaselineConfig) -> Returns:
