@@ -24,6 +24,7 @@ FEATURES = (
     *("return", "log_return", "moving_average_7", "volatility_5", "rsi_6", "macd"),
     *("volume_change", "close", "volume"),
 )
+ROWS = 300  # training ends after row 209, validation after 239
 CONFIG = SeriesDataConfig(features=FEATURES, window=11, horizons=(1, 3, 8))
 
 
@@ -136,6 +137,14 @@ def test_hole_in_a_column_is_refused_by_day():
         compute_features(table, ("volume_change",), price="close", where="TSLA")
 
 
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_feature_that_overflows_is_refused_by_day():
+    table = make_table(ROWS)
+    table.columns["close"][50:52] = 1e-200, 1e200
+    with pytest.raises(ValueError, match=f"A {table.dates[51]}: a feature of .* is too large to"):
+        make_windows(prices_of(A=table), CONFIG)
+
+
 # ---- No future value reaches an input
 
 
@@ -172,9 +181,6 @@ def future_that_leaks(table: PriceTable, row: int, config: SeriesDataConfig) -> 
         ):
             leaks.append(scaler)
     return leaks
-
-
-ROWS = 300  # training ends after row 209, validation after 239
 
 
 @pytest.mark.parametrize("scaler", ["standard", "minmax", "none"])

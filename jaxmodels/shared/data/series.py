@@ -239,7 +239,14 @@ def make_windows(prices: Prices, config: SeriesDataConfig) -> SeriesData:
 def _prepare(table: PriceTable, name: str, config: SeriesDataConfig) -> _Ticker:
     features = compute_features(table, config.features, price=config.price, where=name)
     prices = select_column(table, config.price, where=name)
-    warm_up = int((~np.isfinite(features).all(axis=-1)).sum())  # NaN comes first and only there
+    whole = np.asarray(np.isfinite(features).all(axis=-1))  # (N,)
+    warm_up = int(np.argmax(whole)) if whole.any() else len(table)
+    if not whole[warm_up:].all():
+        day = table.dates[warm_up + np.argmin(whole[warm_up:])]
+        raise ValueError(
+            f"{name} {day}: a feature of {', '.join(config.features)} is too large to compute; "
+            f"expected prices of one unit; mend the row"
+        )
     last = config.horizons[-1]
     if len(table) < warm_up + config.window + last:
         raise ValueError(

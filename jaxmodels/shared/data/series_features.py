@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable
 
 import numpy as np
-from scipy.signal import lfilter
 
 from jaxmodels.shared.data.price_tables import PriceTable
 
@@ -155,6 +154,8 @@ def _smooth_from_mean(values: np.ndarray, length: int) -> np.ndarray:
 
 def _smooth(values: np.ndarray, weight: float, *, start: float) -> np.ndarray:
     """s[t] = weight * v[t] + (1 - weight) * s[t-1], and s[-1] = start: (N,) -> (N,)."""
+    from scipy.signal import lfilter  # imported late: it takes half a second
+
     if not len(values):
         return values
     carried = [(1 - weight) * start]
