@@ -28,7 +28,7 @@ from jaxmodels.shared.command_line import (
     run_script,
     take_task,
 )
-from jaxmodels.shared.configs import ModelConfig
+from jaxmodels.shared.configs import ImageModelConfig
 from jaxmodels.shared.data.batches import measure_throughput, steps_per_epoch
 from jaxmodels.shared.data.images import ImageData, load_images
 from jaxmodels.shared.loop import Engine, fit, predict_split
@@ -49,7 +49,7 @@ class Arguments:
     optimizer.nesterov=true.
     """
 
-    model: ModelConfig
+    model: ImageModelConfig
     data: DataConfig
     optimizer: OptimizerConfig
     schedule: ScheduleConfig

@@ -169,8 +169,11 @@ def _to_json(run: Run) -> dict[str, Any]:
 
 def _build(kind: Any, value: Any, label: str) -> Any:
     """Fills dataclasses from parsed JSON by their annotations, strictly."""
-    if kind == configs.ModelConfig:
-        return configs.from_json(value)
+    if kind == configs.ImageModelConfig:
+        config = configs.from_json(value)
+        if not isinstance(config, kind):
+            raise ValueError(f"{label}: {configs.architecture(config)} does not classify images")
+        return config
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         if not isinstance(value, dict) or value.keys() != hints.keys():

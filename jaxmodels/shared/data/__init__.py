@@ -1,1 +1,1 @@
-"""Data sets as numpy, framework-free: loaded and split by `images`, `reviews` and `text`."""
+"""Data sets as numpy, framework-free: see `images`, `reviews`, `text` and `series`."""
