@@ -11,6 +11,7 @@ pytest.importorskip("jax")
 torch = pytest.importorskip("torch")
 pytest.importorskip("lightning")
 
+from jaxmodels.shared.configs import TextClassifierConfig, to_json  # noqa: E402
 from parity_tests.tiny_runs import (  # noqa: E402
     ENGINES,
     Stop,
@@ -176,6 +177,10 @@ HARMS = {
     "run type": (
         _edit("run.json", "task", "training", "epochs", value="ten"),
         ["run.json", "training.epochs", "'ten'"],
+    ),
+    "model of another kind": (
+        _edit("run.json", "task", "model", value=to_json(TextClassifierConfig())),
+        ["run.json", "TextClassifier does not classify images"],
     ),
     "another config": (
         _edit("config.json", "kernel_size", value=3),

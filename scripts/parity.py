@@ -67,7 +67,8 @@ def main() -> int:
         for mutation in MUTATIONS:
             rows.append(audit_one(mutation))
             mark = "caught" if rows[-1].ok else "MISSED"
-            console.print(f"audit  {mutation.topic}: {mutation.name}  {mark}", soft_wrap=True)
+            line = f"audit  {mutation.topic}: {mutation.name}  {mark}"
+            console.print(line, soft_wrap=True, markup=False)  # a name may hold [x^2]
     report = Report(
         command=f"python {shlex.join(sys.argv)}",
         environment=environment(),
