@@ -16,7 +16,7 @@ demo: .venv/.built
 	rm -rf runs/demo
 	$(BIN)/python scripts/train.py cifar10-simplecnn --engine flax --epochs 4 --out runs/demo/flax
 	$(BIN)/python scripts/train.py cifar10-simplecnn --engine torch --epochs 4 --out runs/demo/torch
-	$(BIN)/python scripts/parity.py cifar10-logistic cifar10-simplecnn --out runs/demo
+	$(BIN)/python scripts/parity.py cifar10-logistic cifar10-simplecnn --steps 80 --out runs/demo
 	@echo 'Open runs/demo/report.html; the trainings and their plots are in runs/demo/flax and runs/demo/torch.'
 
 test: .venv/.built

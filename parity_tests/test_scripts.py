@@ -57,12 +57,18 @@ def test_parity_exits_1_when_a_rung_fails(run, tmp_path, capsys):
     assert json.loads((tmp_path / "report.json").read_text())[0]["ok"] is False
 
 
+def test_parity_takes_the_curves_length(run, tmp_path):
+    run("parity", "cifar10-logistic", "--rungs", "curve", "--steps", "7", "--out", tmp_path)
+    assert "7 steps on sample" in (tmp_path / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["cifar10-vgg"], "task 'cifar10-vgg' is unknown"),
         (["all", "--rungs", "forward,backward"], "--rungs backward: unknown"),
         (["all", "--rungs", "metric", "--seeds", "1"], "--seeds 1 gives no interval"),
+        (["all", "--rungs", "curve", "--steps", "0"], "--steps 0 must be at least 1"),
     ],
 )
 def test_parity_refuses_bad_arguments(run, tmp_path, arguments, message):

@@ -8,6 +8,7 @@ import argparse
 import shlex
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -36,6 +37,7 @@ def main() -> int:
     parser.add_argument("--audit", action="store_true", help="inject every known difference too")
     parser.add_argument("--source", default="sample", help="as of train.py [default: sample]")
     parser.add_argument("--seeds", type=int, default=5, help="of the metric rung [default: 5]")
+    parser.add_argument("--steps", type=int, help="of the curve rung [default: the task's, 200]")
     parser.add_argument("--out", type=Path, default=Path("runs/parity"))
     arguments = parser.parse_args()
 
@@ -47,6 +49,13 @@ def main() -> int:
         raise ValueError(
             f"--rungs {','.join(unknown)}: unknown; expected some of {','.join(CLAIMS)}"
         )
+    if arguments.steps is not None:
+        if arguments.steps < 1:
+            raise ValueError(f"--steps {arguments.steps} must be at least 1")
+        tasks = [
+            replace(task, parity=replace(task.parity, curve_steps=arguments.steps))
+            for task in tasks
+        ]
     if "metric" in rungs and tasks and arguments.seeds < 2:
         raise ValueError(f"--seeds {arguments.seeds} gives no interval; the metric rung needs 2")
 
