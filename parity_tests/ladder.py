@@ -61,7 +61,7 @@ CLAIMS: dict[str, str] = {
     "forward": "every block's output and the logits agree, in training and evaluation mode",
     "gradient": "the loss and its gradient by every parameter agree",
     "step": "parameters, optimizer slots and BatchNorm statistics agree after ten steps",
-    "curve": "over hundreds of steps on the same batches, Flax's loss stays as close to torch's as "
+    "curve": "step after step on the same batches, Flax's loss stays as close to torch's as "
     "torch stays to itself when its weights move by one unit in the last place or it uses float64",
     "metric": "the test accuracies over several seeds are equivalent (paired TOST, 90% interval)",
     "resume": "a run stopped and resumed is bit for bit the run that was not",
