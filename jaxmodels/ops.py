@@ -24,7 +24,7 @@ from jax import lax
 
 Triple = tuple[jax.Array, jax.Array, jax.Array]
 
-# Images per matrix product: 8 keeps the expanded operands of a CIFAR-sized layer within a core's L2
+# Images per matrix product: 4 keep the expanded operands of a CIFAR-sized layer within a core's L2
 # cache. Allocating (page-faulting) them for the whole batch would cost more than the product.
 _CHUNK = 4
 
@@ -138,7 +138,9 @@ def _conv2d_backward(strides, padding, residuals, dy):
 
     # XLA's input gradient, a convolution with the flipped kernel, is as fast as the forward pass.
     (dx,) = jax.vjp(lambda x: conv(x, kernel), x)[1](dy)
-    if _chunk_size(len(x)) < 4 or not dy.size:  # too many small products to pay, or nothing to do
+    if (
+        _chunk_size(len(x)) < _CHUNK or not dy.size
+    ):  # too many small products to pay, or nothing to do
         return dx, plain(x, dy)
     return dx, lax.platform_dependent(x, dy, cpu=chunked, default=plain)
 

@@ -113,20 +113,17 @@ def time_ops(repeat: int) -> list[dict[str, Any]]:
     for channels, size in ((16, 32), (32, 16), (64, 8)):  # the stages of ResNet-20
         x, vector = draw(128, size, size, channels), draw(channels)
         kernel = draw(3, 3, channels, channels)
-        for name, ours, plain, operands in (
-            ("conv2d", ops.conv2d, ops.plain_conv2d, (x, kernel)),
-            ("max_pool", ops.max_pool, ops.plain_max_pool, (x,)),
-            ("batch_norm", ops.batch_norm, ops.plain_batch_norm, (x, vector, vector)),
+        for name, operands, options in (
+            ("conv2d", (x, kernel), {"padding": (1, 1)}),
+            ("max_pool", (x,), {}),
+            ("batch_norm", (x, vector, vector), {"epsilon": 1e-5}),
         ):
-            options = {"conv2d": {"padding": (1, 1)}, "batch_norm": {"epsilon": 1e-5}}
-            settings = options.get(name, {})
-            seconds = interleave(
-                {
-                    "ours": make_gradient(partial(ours, **settings), operands),
-                    "plain": make_gradient(partial(plain, **settings), operands),
-                },
-                repeat,
-            )
+            contenders = {"ours": getattr(ops, name), "plain": getattr(ops, f"plain_{name}")}
+            steps = {
+                key: make_gradient(partial(function, **options), operands)
+                for key, function in contenders.items()
+            }
+            seconds = interleave(steps, repeat)
             medians = {key: statistics.median(values) for key, values in seconds.items()}
             rows.append({"op": name, "shape": x.shape} | medians)
     return rows

@@ -185,9 +185,7 @@ def _read_text(file: Path) -> str:
     except OSError as error:
         raise ValueError(f"{file} cannot be read ({one_line(error)}); fetch it again") from error
     try:
-        return encoded.decode(
-            "utf-8-sig"
-        )  # a byte order mark, as spreadsheets write it, is no text
+        return encoded.decode("utf-8-sig")  # whose byte order mark, a spreadsheet's, is no text
     except UnicodeDecodeError as error:
         line = encoded[: error.start].count(b"\n") + 1
         raise ValueError(
