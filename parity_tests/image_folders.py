@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxmodels.shared.tasks import DataConfig
+from parity_tests.stand_ins import write_tfds
 
 # A test module that imports these is skipped where the extra `hub` is not installed.
 datasets = pytest.importorskip("datasets")
@@ -65,36 +66,18 @@ def parquet_folder(folder: Path, **options) -> Path:
 
 
 def tfds_folder(folder: Path) -> Path:
-    """tfds's own layout in array_record files, by its own writer.
+    """tfds's layout; encoded images need no TensorFlow."""
 
-    Encoded images need no TensorFlow. The set is not registered: it is found by its files alone.
-    """
-    import tensorflow_datasets as tfds
+    def features(types: Any) -> dict[str, Any]:
+        image = types.Image(shape=(HEIGHT, WIDTH, CHANNELS))
+        return {"image": image, "label": types.ClassLabel(names=list(NAMES))}
 
-    class TinySigns(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        VERSION = tfds.core.Version("1.0.0")
+    def rows(images: np.ndarray, labels: list[int]) -> list[dict[str, Any]]:
+        pairs = zip(images, labels, strict=True)
+        return [{"image": io.BytesIO(png(image)), "label": label} for image, label in pairs]
 
-        def _info(self):
-            columns = tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(HEIGHT, WIDTH, CHANNELS)),
-                    "label": tfds.features.ClassLabel(names=list(NAMES)),
-                }
-            )
-            return tfds.core.DatasetInfo(builder=self, features=columns)
-
-        def _split_generators(self, _):
-            return {
-                "train": self._generate_examples(TRAIN_PIXELS, TRAIN_LABELS),
-                "test": self._generate_examples(TEST_PIXELS, TEST_LABELS),
-            }
-
-        def _generate_examples(self, images, labels):
-            for row, (image, label) in enumerate(zip(images, labels, strict=True)):
-                yield row, {"image": io.BytesIO(png(image)), "label": label}
-
-    TinySigns(data_dir=folder, file_format="array_record").download_and_prepare()
-    return folder
+    splits = {"train": rows(TRAIN_PIXELS, TRAIN_LABELS), "test": rows(TEST_PIXELS, TEST_LABELS)}
+    return write_tfds(folder, "TinySigns", features, splits)
 
 
 def python2_pickle(value) -> bytes:

@@ -257,9 +257,9 @@ def _torch_inputs(
 def stored_channels_first(images: np.ndarray) -> np.ndarray:
     """The same (B, H, W, C) values in the memory order in which torch's BatchNorm is accurate.
 
-    torch's float32 BatchNorm kernel for channels_last sums its statistics naively and is 7 to 30
-    times less accurate than the one for contiguous NCHW (`test_ladder.py` measures it); parity is
-    judged against the better. Arrays that are not images are returned as they are.
+    torch's float32 BatchNorm kernel for channels_last sums its statistics naively and is
+    several times less accurate than the one for contiguous NCHW (`test_ladder.py` measures it);
+    parity is judged against the better. Arrays that are not images are returned as they are.
     """
     if images.ndim != 4:
         return images

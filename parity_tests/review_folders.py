@@ -11,6 +11,7 @@ import pytest
 from jaxmodels.shared.data.review_sources import CLASS_NAMES
 from jaxmodels.shared.data.reviews import ReviewData, ReviewDataConfig, TokenSplit
 from jaxmodels.shared.data.vocabulary import Vocabulary
+from parity_tests.stand_ins import write_tfds
 
 # A test module that imports these is skipped where the extra `hub` is not installed.
 datasets = pytest.importorskip("datasets")
@@ -143,26 +144,13 @@ def hub_tables() -> Any:
 
 
 def tfds_folder(folder: Path) -> Path:
-    """tfds's own layout in array_record files, by its own writer; found by its files alone."""
-    import tensorflow_datasets as tfds
+    """tfds's layout of the training and the test split."""
 
-    class TinyReviews(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        VERSION = tfds.core.Version("1.0.0")
+    def features(types: Any) -> dict[str, Any]:
+        return {"text": types.Text(), "label": types.ClassLabel(names=["neg", "pos"])}
 
-        def _info(self):
-            label = tfds.features.ClassLabel(names=["neg", "pos"])
-            columns = tfds.features.FeaturesDict({"text": tfds.features.Text(), "label": label})
-            return tfds.core.DatasetInfo(builder=self, features=columns)
+    def rows(texts: Sequence[str], labels: Sequence[int]) -> list[dict[str, Any]]:
+        return [{"text": t, "label": n} for t, n in zip(texts, labels, strict=True)]
 
-        def _split_generators(self, _):
-            return {
-                "train": self._generate_examples(TRAIN_TEXTS, TRAIN_LABELS),
-                "test": self._generate_examples(TEST_TEXTS, TEST_LABELS),
-            }
-
-        def _generate_examples(self, texts, labels):
-            for row, (text, label) in enumerate(zip(texts, labels, strict=True)):
-                yield row, {"text": text, "label": label}
-
-    TinyReviews(data_dir=folder, file_format="array_record").download_and_prepare()
-    return folder
+    splits = {"train": rows(TRAIN_TEXTS, TRAIN_LABELS), "test": rows(TEST_TEXTS, TEST_LABELS)}
+    return write_tfds(folder, "TinyReviews", features, splits)

@@ -3,7 +3,6 @@
 import os
 import pickle
 import shutil
-import socket
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxmodels.shared.data.images import load_images, read_image
+from jaxmodels.shared.data.labels import check_labels
 from jaxmodels.shared.tasks import DataConfig
 from parity_tests.image_folders import (
     CHANNELS,
@@ -24,7 +24,6 @@ from parity_tests.image_folders import (
     WIDTH,
     batch,
     batches_folder,
-    datasets,
     pa,
     parquet_folder,
     png,
@@ -33,6 +32,7 @@ from parity_tests.image_folders import (
     tfds_folder,
     write_parquet,
 )
+from parity_tests.stand_ins import cut_network
 
 # ---- The original batches
 
@@ -260,15 +260,7 @@ def test_row_of_a_long_file_is_counted_from_its_start(tmp_path):
 @pytest.mark.parametrize("offline", [False, True])
 @pytest.mark.parametrize("source", ["hub", "hub:no-one/nothing"])
 def test_unreachable_hub_says_what_works(tmp_path, monkeypatch, source, offline):
-    import huggingface_hub
-
-    def no_network(*_, **__):
-        raise socket.gaierror(-2, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", no_network)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", offline)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
+    cut_network(monkeypatch, tmp_path, offline=offline)
     start = time.monotonic()
     with pytest.raises(ValueError, match=r"cannot be loaded .* --source sample or --source PATH"):
         load_images(source, CONFIG)
@@ -334,3 +326,8 @@ def test_read_image_refuses_a_folder_and_two_channels(tmp_path):
         read_image(tmp_path, image_size=4, channels=3)
     with pytest.raises(ValueError, match="channels 2 must be 1"):
         read_image(tmp_path, image_size=4, channels=2)
+
+
+def test_labels_are_one_integer_a_row():
+    with pytest.raises(ValueError, match=r"file row 0: label \[0\] is not an integer"):
+        check_labels([[0], [1]], num_classes=2, where="file")

@@ -88,7 +88,10 @@ def test_validation_fraction_that_leaves_nothing_is_refused(tmp_path):
         (b"review,sentiment\na\n", r"row 0 \(line 2\): 1 cells; expected 2"),
         (b'review,sentiment\na,positive\n"b\nc,positive\n', r"row 1 \(line 4\) is no CSV"),
         (b'review,sentiment\n"a"b,positive\n', r"row 0 \(line 2\) is no CSV"),
-        (b"review,sentiment\na,positive\n\xff,positive\n", "line 3 is not UTF-8"),
+        (
+            b"review,sentiment\na,positive\n\xff,positive\n",
+            r"csv: byte 0xff at offset 28 \(line 3\) is not UTF-8",
+        ),
         (b"review,sentiment\n" + b"a" * 140000 + b",positive", "is no CSV .*field larger"),
     ],
 )
@@ -192,14 +195,17 @@ DAMAGES = {
         "lacks train/pos; expected train/neg, train/pos, test/",
     ),
     "raw: nothing in test/neg": (empty_test_neg, "test/neg: no rows; expected at least one"),
-    "raw: not UTF-8": (bad_text, r"train/pos/1_10\.txt line 2 is not UTF-8"),
+    "raw: not UTF-8": (
+        bad_text,
+        r"train/pos/1_10\.txt: byte 0xe9 at offset 5 \(line 2\) is not UTF-8",
+    ),
     "raw: a folder": (folder_for_text, r"train/pos/99_10\.txt cannot be read"),
     "truncated": (truncated, SECOND + " is not a readable parquet file"),
     "no test": (no_test, "has no test split; expected train and test, found train;"),
     "null review": (second_file(["a", None], [0, 1]), SECOND + " row 1: there is no review"),
     "not UTF-8": (
         second_file(pa.array([b"a", b"\xff"]), [0, 1], names=None),
-        SECOND + " row 1: the review is not UTF-8",
+        SECOND + r" row 1: byte 0xff at offset 0 \(line 1\) is not UTF-8",
     ),
     "numbers": (second_file([1, 2], [0, 1]), SECOND + ": the column of reviews is int64; expected"),
     "label 2": (

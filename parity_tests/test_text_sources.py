@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import socket
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxmodels.shared.data.text_sources import read_text
+from parity_tests.stand_ins import cut_network, write_tfds
 
 fuzz = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 SPLITS = {"train": ["First Citizen:\nBefore we pr"], "validation": ["oceed"], "test": [" é\n"]}
@@ -163,16 +163,7 @@ def test_unfit_hub_set_is_refused(monkeypatch, splits, column, message):
 @pytest.mark.parametrize("offline", [False, True])
 @pytest.mark.parametrize("source", ["hub", "hub:no-one/nothing"])
 def test_unreachable_hub_says_what_works(tmp_path, monkeypatch, source, offline):
-    datasets = pytest.importorskip("datasets")
-    import huggingface_hub
-
-    def no_network(*_, **__):
-        raise socket.gaierror(-2, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", no_network)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", offline)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
+    cut_network(monkeypatch, tmp_path, offline=offline)
     start = time.monotonic()
     with pytest.raises(ValueError, match=r"cannot be loaded .* --source sample or --source PATH"):
         read_text(source)
@@ -189,26 +180,9 @@ def test_hub_name_must_have_an_owner():
 
 
 def tfds_folder(folder: Path) -> Path:
-    """Tiny Shakespeare's layout in array_record files, by tfds's own writer."""
-    pytest.importorskip("tensorflow_datasets")
-    pytest.importorskip("array_record")
-    import tensorflow_datasets as tfds
-
-    class TinyShakespeare(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _info(self):
-            columns = tfds.features.FeaturesDict({"text": tfds.features.Text()})
-            return tfds.core.DatasetInfo(builder=self, features=columns)
-
-        def _split_generators(self, _):
-            return {name: self._generate_examples(rows) for name, rows in SPLITS.items()}
-
-        def _generate_examples(self, rows):
-            yield from ((row, {"text": text}) for row, text in enumerate(rows))
-
-    TinyShakespeare(data_dir=folder, file_format="array_record").download_and_prepare()
-    return folder
+    """Tiny Shakespeare's layout."""
+    splits = {name: [{"text": text} for text in rows] for name, rows in SPLITS.items()}
+    return write_tfds(folder, "TinyShakespeare", lambda types: {"text": types.Text()}, splits)
 
 
 @pytest.mark.parametrize("source", ["tfds", "tfds:tiny_shakespeare"])

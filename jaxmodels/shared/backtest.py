@@ -24,6 +24,7 @@ from jaxmodels.shared.baselines import (
 )
 from jaxmodels.shared.data.price_sources import Prices
 from jaxmodels.shared.data.price_tables import PriceTable
+from jaxmodels.shared.data.series_features import select_column
 
 REFERENCE = "random walk"
 Forecaster = Callable[[History, tuple[int, ...]], Forecast]
@@ -80,10 +81,7 @@ def backtest(
     forecasters.update(models or {})
     rows: list[dict[str, Any]] = []
     for ticker, table in prices.frames.items():
-        if price not in table.columns:
-            raise ValueError(
-                f"{ticker} has no column {price}; expected one of {', '.join(table.columns)}"
-            )
+        values = select_column(table, price, where=ticker)
         origins = _choose_origins(ticker, table, horizons, spans, origins_per_span, test_fraction)
         parts = [_forecast_span(table, price, own, horizons, forecasters) for own in origins]
         if spans > 1:
@@ -92,8 +90,7 @@ def backtest(
             days = table.dates[part.origins[[0, -1]]]
             name = "all" if number == spans else f"{days[0]} to {days[1]}"
             rows += [
-                {"ticker": ticker, "span": name, **row}
-                for row in _score(table.columns[price], part, horizons)
+                {"ticker": ticker, "span": name, **row} for row in _score(values, part, horizons)
             ]
     return rows
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxmodels.shared.data.image_rows import Split, check_labels
+from jaxmodels.shared.data.image_rows import Split
+from jaxmodels.shared.data.labels import check_labels
 
 TRAIN_FILES = tuple(f"data_batch_{number}" for number in range(1, 6))
 TEST_FILE = "test_batch"

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxmodels.shared.data.labels import check_labels
+
 _ROWS_PER_TASK = 256  # a task an image would spend longer in the queue than in the decoder
 
 
@@ -42,31 +44,6 @@ class EncodedRows:
     where: str
     images: Sequence[bytes | str | None]
     labels: Sequence[Any]
-
-
-def check_labels(labels: Any, *, num_classes: int, where: str) -> np.ndarray:
-    """labels: N integers in [0, num_classes) -> (N,) int32.
-
-    Raises:
-        ValueError: the first label that is not such an integer, with its row.
-    """
-    array = np.asarray(labels)
-    if array.dtype.kind not in "iu":
-        row = next((i for i, label in enumerate(labels) if type(label) is not int), 0)
-        if len(labels) == 0:
-            return np.zeros(0, np.int32)
-        raise ValueError(
-            f"{where} row {row}: label {labels[row]!r} is not an integer; expected 0 to "
-            f"{num_classes - 1} ({num_classes} classes); mend or remove the row"
-        )
-    outside = np.flatnonzero((array < 0) | (array >= num_classes))
-    if outside.size:
-        row = int(outside[0])
-        raise ValueError(
-            f"{where} row {row}: label {array[row]} is out of range; expected 0 to "
-            f"{num_classes - 1} ({num_classes} classes); mend or remove the row"
-        )
-    return array.astype(np.int32)
 
 
 def decode_split(parts: Sequence[EncodedRows], *, num_classes: int) -> Split:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from jaxmodels.shared.data.cifar_batches import is_cifar_batches, read_cifar_batches
-from jaxmodels.shared.data.image_rows import EncodedRows, Split, check_labels, decode_split
+from jaxmodels.shared.data.image_rows import EncodedRows, Split, decode_split
+from jaxmodels.shared.data.labels import check_labels
 from jaxmodels.shared.data.tables import (
     PARQUET_LAYOUT,
     Tables,

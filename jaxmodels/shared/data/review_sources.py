@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxmodels.shared.data.image_rows import check_labels
+from jaxmodels.shared.data.labels import check_labels
 from jaxmodels.shared.data.review_sample import sample_reviews
 from jaxmodels.shared.data.splits import stratified_split
 from jaxmodels.shared.data.tables import (
@@ -29,6 +29,7 @@ from jaxmodels.shared.data.tables import (
     read_parquet_folder,
     read_tfds,
 )
+from jaxmodels.shared.data.utf8 import decode_utf8
 
 CLASS_NAMES = ("negative", "positive")
 HUB_NAMES = {"imdb": "stanfordnlp/imdb"}
@@ -184,14 +185,8 @@ def _read_text(file: Path) -> str:
         encoded = file.read_bytes()
     except OSError as error:
         raise ValueError(f"{file} cannot be read ({one_line(error)}); fetch it again") from error
-    try:
-        return encoded.decode("utf-8-sig")  # whose byte order mark, a spreadsheet's, is no text
-    except UnicodeDecodeError as error:
-        line = encoded[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"{file} line {line} is not UTF-8 ({error.reason}); expected UTF-8 text; convert the "
-            f"file or fetch it again"
-        ) from error
+    # A byte order mark, as spreadsheets write it, is no text.
+    return decode_utf8(encoded, str(file)).removeprefix("\ufeff")
 
 
 def _from_tables(tables: Tables) -> RawReviews:
@@ -235,9 +230,4 @@ def _encoded_texts(part: Rows) -> list[bytes | None]:
 def _decode(encoded: bytes | None, where: str) -> str:
     if encoded is None:
         raise ValueError(f"{where}: there is no review; expected text; mend or remove the row")
-    try:
-        return encoded.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{where}: the review is not UTF-8 ({one_line(error)}); mend or remove the row"
-        ) from error
+    return decode_utf8(encoded, where)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxmodels.shared.data.remote import load_hub, prepared_tfds, read_tfds_split
+from jaxmodels.shared.data.utf8 import decode_utf8
 
 # The data set itself is a script, which `datasets` refuses since version 4: read the Hub's own
 # conversion of it.
@@ -134,7 +135,7 @@ def _join(where: str, rows: Iterable[str | bytes | None]) -> str:
     texts = []
     for row, value in enumerate(rows):
         if isinstance(value, bytes):
-            value = _decode(value, f"{where} row {row}")
+            value = decode_utf8(value, f"{where} row {row}")
         if not isinstance(value, str):
             raise ValueError(
                 f"{where} row {row}: {type(value).__name__} is no text; mend or remove the row"
@@ -159,15 +160,4 @@ def _read_file(source: str) -> str:
         raise ValueError(
             f"source {source!r} cannot be read ({error}); expected {SOURCES}"
         ) from error
-    return _decode(data, f"source {source}").removeprefix("\ufeff")
-
-
-def _decode(data: bytes, where: str) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{where}: byte 0x{data[error.start]:02x} at offset {error.start} (line {line}) is not "
-            f"UTF-8; save the text as UTF-8 (iconv -f LATIN1 -t UTF-8, if it is Latin-1)"
-        ) from error
+    return decode_utf8(data, f"source {source}").removeprefix("\ufeff")
