@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxmodels.shared.tasks import DataConfig
+from jaxmodels.shared.data.images import ImageDataConfig
 from parity_tests.stand_ins import write_tfds
 
 # A test module that imports these is skipped where the extra `hub` is not installed.
@@ -21,7 +21,7 @@ Image = pytest.importorskip("PIL.Image")
 # Pairwise distinct, so that no wrong transpose or mixed-up split has the right shape.
 TRAIN, TEST, HEIGHT, WIDTH, CHANNELS = 23, 4, 5, 7, 3
 NAMES = ("boat", "cow", "pear", "tree", "van", "wasp")
-CONFIG = DataConfig(validation_fraction=0.25, split_seed=1)
+CONFIG = ImageDataConfig(validation_fraction=0.25, split_seed=1)
 VALIDATION = 6
 
 

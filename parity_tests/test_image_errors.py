@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxmodels.shared.data.images import load_images, read_image
+from jaxmodels.shared.data.images import ImageDataConfig, load_images, read_image
 from jaxmodels.shared.data.labels import check_labels
-from jaxmodels.shared.tasks import DataConfig
 from parity_tests.image_folders import (
     CHANNELS,
     CONFIG,
@@ -247,7 +246,7 @@ def test_row_of_a_long_file_is_counted_from_its_start(tmp_path):
     images = [png(image) for image in TRAIN_PIXELS[:7]] * 100
     file = folder / "data" / "train-00001-of-00002.parquet"
     write_parquet(file, images, [0] * 700)
-    read = load_images(str(folder), DataConfig(validation_fraction=0)).train.images
+    read = load_images(str(folder), ImageDataConfig(validation_fraction=0)).train.images
     np.testing.assert_array_equal(read[13:], np.concatenate([TRAIN_PIXELS[:7]] * 100))
     write_parquet(file, [*images[:600], b"no image", *images[601:]], [0] * 700)
     with pytest.raises(ValueError, match="row 600: the image cannot be decoded"):

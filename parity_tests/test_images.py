@@ -7,8 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxmodels.shared.data.images import ImageData, load_images, read_image
-from jaxmodels.shared.tasks import DataConfig
+from jaxmodels.shared.data.images import ImageData, ImageDataConfig, load_images, read_image
 from parity_tests.image_folders import (
     CHANNELS,
     CONFIG,
@@ -89,15 +88,15 @@ def test_labels_without_names_are_counted(tmp_path):
 
 def test_sample_has_three_fixed_splits():
     pytest.importorskip("sklearn")
-    data = load_images("sample", DataConfig())
+    data = load_images("sample", ImageDataConfig())
     assert data.source == "sample: scikit-learn digits"
     assert not data.mirror
     assert [len(s) for s in (data.train, data.validation, data.test)] == [1294, 144, 359]
     assert data.train.images.shape[1:] == (32, 32, 3)
     assert data.train.images.max() == 255
-    again = load_images("sample", DataConfig(crop_padding=0))
+    again = load_images("sample", ImageDataConfig(crop_padding=0))
     np.testing.assert_array_equal(data.test.images, again.test.images)
-    other = load_images("sample", DataConfig(split_seed=1))
+    other = load_images("sample", ImageDataConfig(split_seed=1))
     assert not np.array_equal(data.test.labels, other.test.labels)
 
 
@@ -162,7 +161,7 @@ def test_grey_image_among_coloured_ones_becomes_three_channels(tmp_path):
     images = [png(image) for image in TRAIN_PIXELS[13:]]
     images[4] = png(TRAIN_PIXELS[0][:, :, 1])
     write_parquet(file, images, TRAIN_LABELS[13:])
-    image = load_images(str(folder), DataConfig(validation_fraction=0)).train.images[13 + 4]
+    image = load_images(str(folder), ImageDataConfig(validation_fraction=0)).train.images[13 + 4]
     np.testing.assert_array_equal(image, TRAIN_PIXELS[0][:, :, [1, 1, 1]])
 
 
@@ -192,14 +191,14 @@ def test_constant_channel_has_a_finite_normalisation(tmp_path):
 def test_validation_split_follows_its_seed_and_fraction(tmp_path):
     folder = str(parquet_folder(tmp_path))
     first = load_images(folder, CONFIG)
-    same = load_images(folder, DataConfig(validation_fraction=0.25, split_seed=1, flip=False))
-    other = load_images(folder, DataConfig(validation_fraction=0.25, split_seed=2))
+    same = load_images(folder, ImageDataConfig(validation_fraction=0.25, split_seed=1, flip=False))
+    other = load_images(folder, ImageDataConfig(validation_fraction=0.25, split_seed=2))
     np.testing.assert_array_equal(first.validation.images, same.validation.images)
     assert not np.array_equal(first.validation.images, other.validation.images)
-    none = load_images(folder, DataConfig(validation_fraction=0))
+    none = load_images(folder, ImageDataConfig(validation_fraction=0))
     assert (len(none.train), len(none.validation)) == (TRAIN, 0)
     with pytest.raises(ValueError, match=r"validation_fraction 0\.001 of 23 rows is 0"):
-        load_images(folder, DataConfig(validation_fraction=0.001))
+        load_images(folder, ImageDataConfig(validation_fraction=0.001))
 
 
 # ---- One image, for prediction
@@ -223,7 +222,7 @@ def test_read_image_keeps_or_resizes(tmp_path):
 def test_real_cifar10_is_read():
     if "JAXMODELS_DATA" not in os.environ:
         pytest.skip("JAXMODELS_DATA is not set")
-    data = load_images(os.environ["JAXMODELS_DATA"] + "/cifar10", DataConfig())
+    data = load_images(os.environ["JAXMODELS_DATA"] + "/cifar10", ImageDataConfig())
     assert [len(s) for s in (data.train, data.validation, data.test)] == [45000, 5000, 10000]
     assert data.class_names[0] == "airplane"
     assert data.mirror

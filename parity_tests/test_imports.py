@@ -96,7 +96,7 @@ def test_missing_framework_names_the_extra(
     from jaxmodels.shared.weights import save_checkpoint
     from parity_tests.tiny_runs import TASK
 
-    runs.start(tmp_path, Run(TASK, engine, "sample", tuple("abcde"), (0.4,), (0.2,)), resume=False)
+    runs.start(tmp_path, Run(TASK, engine, "sample"), resume=False)
     save_checkpoint(tmp_path, TASK.model, {})
     first, second = run(block + EVALUATE, tmp_path, engine).splitlines()
     needed = "jax" if extra == "jax" else "torch"

@@ -19,10 +19,10 @@ event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
 import jaxmodels  # noqa: E402
 import torchref  # noqa: E402
 from jaxmodels.shared.command_line import load_engine  # noqa: E402
-from jaxmodels.shared.data.images import load_images  # noqa: E402
-from jaxmodels.shared.loop import predict_split, validate  # noqa: E402
+from jaxmodels.shared.families.registry import family_of  # noqa: E402
+from jaxmodels.shared.loop import evaluate, validate  # noqa: E402
 from jaxmodels.shared.run import Recorder  # noqa: E402
-from jaxmodels.shared.tensorboard import TAGS  # noqa: E402
+from jaxmodels.shared.tensorboard import tags  # noqa: E402
 from jaxmodels.shared.weights import load_checkpoint  # noqa: E402
 from parity_tests.tiny_runs import (  # noqa: E402
     DATA,
@@ -89,9 +89,10 @@ def test_run_leaves_every_promised_file(finished: tuple[str, Path]) -> None:
     assert len(right) == metrics["test_examples"] == 359
     assert sum(right) / len(right) == pytest.approx(metrics["test_accuracy"])
     found = scalars(folder)
-    assert found.keys() == TAGS.keys()
     lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-    for tag, name in TAGS.items():
+    assert found.keys() == set(tags(lines[0]).values())
+    assert {"train/loss", "validation/accuracy", "learning_rate"} < found.keys()
+    for name, tag in tags(lines[0]).items():
         assert found[tag] == [(r["epoch"], pytest.approx(r[name], rel=1e-6)) for r in lines]
 
 
@@ -100,10 +101,10 @@ def test_final_weights_load_into_every_engine(finished: tuple[str, Path]) -> Non
     logits = {}
     for name in ("flax", "torch"):
         run, engine = load_engine(folder, name)
-        data = load_images("sample", run.task.data)
-        logits[name] = predict_split(run.task, data, data.test, engine.logits)
+        data = family_of(run.task).load("sample", run.task, folder)
+        logits[name] = evaluate(run.task, data, "test", engine.predict).outputs
         assert_same_weights(engine.weights(), load_checkpoint(folder)[1])
-        loss = validate(run.task, data, engine.logits)["validation_loss"]
+        loss = validate(run.task, data, engine.predict)["validation_loss"]
         assert loss == pytest.approx(history(folder)[-1]["validation_loss"], rel=1e-5)
     np.testing.assert_allclose(logits["flax"], logits["torch"], rtol=1e-4, atol=1e-5)
     images = np.random.default_rng(0).normal(size=(7, 32, 32, 3)).astype(np.float32)
@@ -183,7 +184,7 @@ def test_early_stopping_ends_with_the_best_weights(engine: str, tmp_path: Path) 
     assert recorder.best is not None
     best, last = recorder.best["epoch"], recorder.rows[-1]["epoch"]
     assert last == best + 2 < 8
-    found = validate(task, DATA, trained.logits)
+    found = validate(task, DATA, trained.predict)
     assert found["validation_loss"] == recorder.best["validation_loss"]
     assert found["validation_loss"] != recorder.rows[-1]["validation_loss"]
 
@@ -208,7 +209,7 @@ def test_bfloat16_keeps_float32_parameters(engine: str, tmp_path: Path) -> None:
         assert math.isfinite(recorder.rows[0]["train_loss"])
         weights = weights or trained.weights()
         trained.load_weights(weights)  # the same for both, so that only the arithmetic differs
-        logits[precision] = predict_split(task, DATA, DATA.test, trained.logits)
+        logits[precision] = evaluate(task, DATA, "test", trained.predict).outputs
         assert logits[precision].dtype == np.float32
     error = np.abs(logits["bfloat16"] - logits["float32"]).max()
     scale = np.abs(logits["float32"]).max()

@@ -7,7 +7,7 @@ import pytest
 
 from jaxmodels.engine import FlaxEngine
 from jaxmodels.shared.configs import SimpleCNNConfig
-from jaxmodels.shared.data.images import load_images
+from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.tasks import TASKS, OptimizerConfig, ParityConfig, TrainingConfig
 from parity_tests.results import Curves
 from parity_tests.trajectories import (
@@ -32,9 +32,9 @@ TASK = dataclasses.replace(
     ),
     optimizer=OptimizerConfig(learning_rate=0.05, momentum=0.9, weight_decay=1e-3),
     training=TrainingConfig(batch_size=64),
-    parity=ParityConfig(curve_steps=40, metric_epochs=2, accuracy_margin=0.15),
+    parity=ParityConfig(curve_steps=40, metric_epochs=2, metric_margin=0.15),
 )
-DATA = load_images("sample", TASK.data)
+DATA = family_of(TASK).load("sample", TASK)
 
 
 class WrongRate(FlaxEngine):

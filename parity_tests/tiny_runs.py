@@ -20,11 +20,12 @@ import pytest
 from jaxmodels.shared import run as runs
 from jaxmodels.shared.command_line import make_engine, run_script
 from jaxmodels.shared.configs import SimpleCNNConfig
-from jaxmodels.shared.data.images import ImageData, Split
+from jaxmodels.shared.data.images import ImageData, ImageDataConfig, Split
+from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.loop import fit
 from jaxmodels.shared.run import Recorder, Run
 from jaxmodels.shared.schedules import ScheduleConfig
-from jaxmodels.shared.tasks import DataConfig, OptimizerConfig, Task, TrainingConfig
+from jaxmodels.shared.tasks import OptimizerConfig, Task, TrainingConfig
 
 ENGINES = ("flax", "torch", "lightning")
 EPOCHS, STEPS, BATCH = 3, 5, 12
@@ -43,7 +44,7 @@ TASK = Task(
         batch_norm=True,
         dropout_rate=0.3,
     ),
-    data=DataConfig(crop_padding=1),
+    data=ImageDataConfig(crop_padding=1),
     optimizer=OptimizerConfig(name="adamw", learning_rate=0.01, weight_decay=0.01, clip_norm=1.0),
     schedule=ScheduleConfig(name="one-cycle", warmup_fraction=0.25),
     training=TrainingConfig(
@@ -91,26 +92,26 @@ def train_tiny(
     resume: bool = False,
     stop_at: int | None = None,
     stop: type[BaseException] = Stop,
-    data: ImageData = DATA,
+    data: Any = DATA,
 ) -> tuple[Any, Recorder]:
     """(engine, history) of a training; `stop` is raised before step `stop_at`."""
-    run = Run(task, engine_name, "tiny", data.class_names, (0.4,) * 3, (0.25,) * 3)
-    runs.start(folder, run, resume=resume)
+    fitted = family_of(task).fitted_files(data)
+    runs.start(folder, Run(task, engine_name, "tiny"), resume=resume, fitted=fitted)
     if engine_name == "lightning":
         from torchref.engines import lightning
 
-        original = lightning.LitClassifier.training_step
+        original = lightning.LitTask.training_step
 
         def training_step(self: Any, batch: Any, batch_index: int) -> Any:
             if self.global_step == stop_at:
                 raise stop
             return original(self, batch, batch_index)
 
-        lightning.LitClassifier.training_step = training_step
+        lightning.LitTask.training_step = training_step
         try:
             return lightning.fit_lightning(task, data, folder, resume=resume)
         finally:
-            lightning.LitClassifier.training_step = original
+            lightning.LitTask.training_step = original
     engine: Any = make_engine(engine_name, task, folder)  # type: ignore[arg-type]
     train_step = engine.train_step
 

@@ -15,10 +15,9 @@ import numpy as np
 from scipy import stats
 
 from jaxmodels.engine import FlaxEngine
-from jaxmodels.shared.data.batches import steps_per_epoch, training_batches
-from jaxmodels.shared.data.images import ImageData
-from jaxmodels.shared.loop import Engine, predict_split
-from jaxmodels.shared.metrics import loss_and_accuracy
+from jaxmodels.shared.families.registry import family_of
+from jaxmodels.shared.loop import Engine, evaluate
+from jaxmodels.shared.outputs import final_split
 from jaxmodels.shared.schedules import learning_rate
 from jaxmodels.shared.tasks import Task
 from parity_tests.ladder import BOUNDS
@@ -45,12 +44,15 @@ class Float64TorchEngine(TorchEngine):
         self.model.double()
 
     def train_step(self, batch: dict[str, np.ndarray], *, step: int, rate: float) -> dict[str, Any]:
-        batch = batch | {"image": batch["image"].astype(np.float64)}
+        batch = {
+            name: value.astype(np.float64) if value.dtype == np.float32 else value
+            for name, value in batch.items()
+        }
         return super().train_step(batch, step=step, rate=rate)
 
 
 def curve_rung(
-    task: Task, data: ImageData, *, engines: dict[str, MakeEngine] | None = None
+    task: Task, data: Any, *, engines: dict[str, MakeEngine] | None = None
 ) -> tuple[Verdict, Curves]:
     """The distance from torch's losses to Flax's, over how far torch strays from itself.
 
@@ -101,9 +103,9 @@ def curve_ratios(curves: Curves) -> np.ndarray:
 
 
 def metric_rung(
-    task: Task, data: ImageData, *, seeds: int, engines: dict[str, MakeEngine] | None = None
+    task: Task, data: Any, *, seeds: int, engines: dict[str, MakeEngine] | None = None
 ) -> tuple[Verdict, Accuracies]:
-    """Final test accuracies over seeds, paired, and their equivalence within the task's margin.
+    """The family's metric at the end over seeds, paired, and its equivalence within the margin.
 
     Each seed fixes initial weights and batches for both frameworks; only dropout's masks differ.
 
@@ -118,18 +120,20 @@ def metric_rung(
         seeded = dataclasses.replace(task, training=dataclasses.replace(training, seed=seed))
         start = read_tensors(create(task.model, seed=seed))
         for name, make in (engines or ENGINES).items():
-            found[name].append(_final_accuracy(make, seeded, data, start))
+            found[name].append(_final_metric(make, seeded, data, start))
     interval = tost_interval(found["flax"], found["torch"])
-    margin = task.parity.accuracy_margin
+    margin = task.parity.metric_margin
+    family, split = family_of(task), final_split(task, data)
+    difference = np.mean(found["flax"]) - np.mean(found["torch"])
     verdict = Verdict(
         task.name,
         "metric",
         "float32",
         max(map(abs, interval)),
         margin,
-        f"mean difference {np.mean(found['flax']) - np.mean(found['torch']):+.2%}",
-        note=f"{seeds} seeds, {training.epochs} epochs each on {data.source}; "
-        f"{len(data.test.labels):,} test images",
+        f"mean difference {difference:+.5f}",
+        note=f"{split} {family.METRIC.replace('_', ' ')}, {seeds} seeds, {training.epochs} epochs "
+        f"each on {data.source}; {family.count(data, split):,} {family.UNIT}",
     )
     accuracies = Accuracies(
         task.name, tuple(found["flax"]), tuple(found["torch"]), margin, interval, CONFIDENCE
@@ -152,7 +156,7 @@ def tost_interval(first: list[float], second: list[float]) -> tuple[float, float
 
 
 def resume_rung(
-    task: Task, data: ImageData, *, engines: dict[str, MakeEngine] | None = None, steps: int = 6
+    task: Task, data: Any, *, engines: dict[str, MakeEngine] | None = None, steps: int = 6
 ) -> Verdict:
     """Trains, saves and resumes half-way in a fresh engine; counts the tensors that differ."""
     differing: list[LeafError] = []
@@ -186,38 +190,28 @@ def resume_rung(
     )
 
 
-def _losses(make: MakeEngine, task: Task, data: ImageData, start: Tensors) -> tuple[float, ...]:
+def _losses(make: MakeEngine, task: Task, data: Any, start: Tensors) -> tuple[float, ...]:
     engine = make(task, Path())
     engine.load_weights(start)
     steps = task.parity.curve_steps
     return tuple(_train(engine, task, data, range(steps), steps))
 
 
-def _final_accuracy(make: MakeEngine, task: Task, data: ImageData, start: Tensors) -> float:
+def _final_metric(make: MakeEngine, task: Task, data: Any, start: Tensors) -> float:
     engine = make(task, Path())
     engine.load_weights(start)
-    steps = task.training.epochs * steps_per_epoch(len(data.train.labels), task.training.batch_size)
+    steps = task.training.epochs * family_of(task).steps_per_epoch(task, data)
     _train(engine, task, data, range(steps), steps)
-    logits = predict_split(task, data, data.test, engine.logits)
-    return loss_and_accuracy(logits, data.test.labels)[1]
+    return evaluate(task, data, final_split(task, data), engine.predict).metric
 
 
-def _train(
-    engine: Engine, task: Task, data: ImageData, steps: range, total_steps: int
-) -> list[float]:
+def _train(engine: Engine, task: Task, data: Any, steps: range, total_steps: int) -> list[float]:
     """Trains the given steps of a schedule of `total_steps`; returns the losses."""
-    batches = training_batches(
-        data,
-        task.data,
-        batch_size=task.training.batch_size,
-        seed=task.training.seed,
-        start_step=steps.start,
-    )
+    batches = family_of(task).training_batches(task, data, steps.start)
     losses = []
     for step in steps:
         rate = learning_rate(task.schedule, task.optimizer.learning_rate, step, total_steps)
-        batch = next(batches)
-        batch["image"] = stored_channels_first(batch["image"])
+        batch = {name: stored_channels_first(value) for name, value in next(batches).items()}
         losses.append(engine.train_step(batch, step=step, rate=rate)["loss"])
     return [float(loss) for loss in losses]
 

@@ -22,6 +22,8 @@ from rich.table import Table
 from jaxmodels import ops
 from jaxmodels.engine import FlaxEngine
 from jaxmodels.shared.command_line import find_task, run_script
+from jaxmodels.shared.data.batches import Batch
+from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.tasks import TASKS, Task
 from jaxmodels.shared.weights import write_json
 from parity_tests.pairs import stored_channels_first
@@ -65,19 +67,17 @@ def main() -> None:
 
 def time_task(task: Task, against: list[str], repeat: int) -> list[dict[str, object]]:
     """One row a contender: median, fastest and slowest seconds a step, and the ratio to Flax's."""
-    rng = np.random.default_rng(0)
-    size, channels = task.model.image_size, task.model.in_channels
-    images = rng.normal(size=(task.training.batch_size, size, size, channels)).astype(np.float32)
-    labels = rng.integers(task.model.num_classes, size=len(images)).astype(np.int32)
+    family = family_of(task)
+    batch = next(family.training_batches(task, family.load("sample", task)))
     seconds = interleave(
-        {name: make_step(task, name, images, labels) for name in ("flax", *against)}, repeat
+        {name: make_step(task, name, batch) for name in ("flax", *against)}, repeat
     )
     flax = statistics.median(seconds["flax"])
     return [
         {
             "task": task.name,
             "contender": name,
-            "batch_size": len(images),
+            "batch_size": task.training.batch_size,
             "median_seconds": statistics.median(values),
             "fastest_seconds": min(values),
             "slowest_seconds": max(values),
@@ -153,14 +153,13 @@ def print_ops(rows: list[dict[str, Any]]) -> None:
     Console().print(table)
 
 
-def make_step(task: Task, name: str, images: np.ndarray, labels: np.ndarray) -> Callable[[], float]:
+def make_step(task: Task, name: str, batch: Batch) -> Callable[[], float]:
     """A function that runs one whole training step and waits for its loss."""
     engine = FlaxEngine(task, Path()) if name == "flax" else TorchEngine(task, Path())
     if name == "torch":  # stored channels first beneath the NHWC shape: torch's contiguous format
-        images = stored_channels_first(images)
+        batch = {key: stored_channels_first(value) for key, value in batch.items()}
     elif name == "compile" and isinstance(engine, TorchEngine):
         engine.model.compile()
-    batch = {"image": images, "label": labels}
     return lambda: float(engine.train_step(batch, step=0, rate=1e-4)["loss"])
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from jaxmodels.shared.command_line import check_fits, find_task, run_script
-from jaxmodels.shared.data.images import load_images
+from jaxmodels.shared.command_line import find_task, run_script
+from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.tasks import TASKS, Task
 from parity_tests.cases import task_pair
 from parity_tests.ladder import CLAIMS, climb
@@ -103,8 +103,7 @@ def measure(
     """One rung of one task; what is to be drawn joins `curves` and `accuracies`."""
     if rung not in ("curve", "metric", "resume"):
         return climb(task_pair(task), [rung], draws=8)  # larger leaves than the tests', less luck
-    data = load_images(source, task.data)
-    check_fits(task, data)
+    data = family_of(task).load(source, task)
     if rung == "resume":
         return [resume_rung(task, data)]
     if rung == "curve":

@@ -1,7 +1,7 @@
-"""Classifies images with a finished run: python scripts/predict.py DIR IMAGE [IMAGE ...] [--top N]
+"""Classifies with a finished run: python scripts/predict.py DIR INPUT [INPUT ...] [--top N]
 
-Images of another size are cropped to a centre square and resized. One line a class and image:
-file, class, probability.
+An input is an image file (cropped to a centre square and resized), or, for a run on reviews, a
+text. One line a class and input: input, class, probability.
 """
 
 import argparse
@@ -10,36 +10,54 @@ from pathlib import Path
 import numpy as np
 
 from jaxmodels.shared.command_line import load_engine, run_script
-from jaxmodels.shared.data.batches import normalise
-from jaxmodels.shared.data.images import read_image
+from jaxmodels.shared.data.batches import Batch
+from jaxmodels.shared.data.image_batches import normalise
+from jaxmodels.shared.data.images import ImageDataConfig, read_image
+from jaxmodels.shared.data.reviews import ReviewDataConfig, encode_reviews
+from jaxmodels.shared.families.images import read_normalisation
+from jaxmodels.shared.families.reviews import read_vocabulary
 from jaxmodels.shared.metrics import log_softmax
+from jaxmodels.shared.tasks import Task
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("folder", type=Path, metavar="DIR", help="the run's folder")
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, or texts")
     parser.add_argument("--engine", choices=("flax", "torch"), help="default: the run's own")
-    parser.add_argument("--top", type=int, default=3, help="classes an image [default: 3]")
+    parser.add_argument("--top", type=int, default=3, help="classes an input [default: 3]")
     arguments = parser.parse_args()
     if arguments.top < 1:
         raise ValueError(f"--top {arguments.top} must be at least 1")
 
     run, engine = load_engine(arguments.folder, arguments.engine)
-    size, channels = run.task.model.image_size, run.task.model.in_channels
-    images = [read_image(path, image_size=size, channels=channels) for path in arguments.images]
-    mean, std = np.array(run.mean, np.float32), np.array(run.std, np.float32)
+    batch, class_names = read_inputs(run.task, arguments.folder, arguments.inputs)
     size = run.task.training.evaluation_batch_size
     logits = np.concatenate(
         [
-            engine.logits(normalise(np.stack(images[start : start + size]), mean, std))
-            for start in range(0, len(images), size)
+            engine.predict({name: value[start : start + size] for name, value in batch.items()})[0]
+            for start in range(0, len(arguments.inputs), size)
         ]
     )
     probabilities = np.exp(log_softmax(logits))
-    for path, row in zip(arguments.images, probabilities, strict=True):
+    for text, row in zip(arguments.inputs, probabilities, strict=True):
         for index in np.argsort(-row)[: arguments.top]:
-            print(f"{path}  {run.class_names[index]}  {row[index]:.4f}")
+            print(f"{text}  {class_names[index]}  {row[index]:.4f}")
+
+
+def read_inputs(task: Task, folder: Path, inputs: list[str]) -> tuple[Batch, tuple[str, ...]]:
+    """All inputs as one batch, prepared as in training, and the names of the classes."""
+    if isinstance(task.data, ImageDataConfig):
+        mean, std, class_names = read_normalisation(folder)
+        size, channels = task.model.image_size, task.model.in_channels  # type: ignore[union-attr]
+        images = [read_image(path, image_size=size, channels=channels) for path in inputs]
+        return {"image": normalise(np.stack(images), mean, std)}, class_names
+    if isinstance(task.data, ReviewDataConfig):
+        vocabulary, class_names = read_vocabulary(folder)
+        tokens, lengths = encode_reviews(inputs, vocabulary, task.data)
+        return {"tokens": tokens, "lengths": lengths}, class_names
+    script = "generate.py" if task.name.startswith("shakespeare") else "forecast.py"
+    raise ValueError(f"{folder} holds a run of {task.name}, which classifies nothing; try {script}")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ usage: train.py TASK [--engine flax|torch|lightning] [--source sample|hub|tfds|P
                 [--epochs N] [--batch-size N] [--seed N] [--resume]
                 [--optimizer.learning-rate 0.1 ...]
 
-The source is the embedded sample (handwritten digits, no network) unless told otherwise; PATH is a
-local folder in the Hub's parquet layout or the original CIFAR-10 python batches.
+The source is the embedded sample (no network) unless told otherwise; PATH is a local folder or file
+in any layout that the task's data set is found in (README.md lists them).
 """
 
 import dataclasses
@@ -14,25 +14,24 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from jaxmodels.shared import run as runs
 from jaxmodels.shared.command_line import (
     EngineName,
-    check_fits,
     make_engine,
     missing_extra,
     parse,
     run_script,
     take_task,
 )
-from jaxmodels.shared.configs import ImageModelConfig
-from jaxmodels.shared.data.batches import measure_throughput, steps_per_epoch
-from jaxmodels.shared.data.images import ImageData, load_images
-from jaxmodels.shared.loop import Engine, fit, predict_split
-from jaxmodels.shared.outputs import write_outputs
+from jaxmodels.shared.configs import ModelConfig
+from jaxmodels.shared.data.batches import measure_throughput
+from jaxmodels.shared.families.registry import family_of
+from jaxmodels.shared.loop import Engine, evaluate, fit
+from jaxmodels.shared.outputs import describe, final_split, write_results
 from jaxmodels.shared.run import Recorder, Run
 from jaxmodels.shared.schedules import ScheduleConfig
 from jaxmodels.shared.tasks import DataConfig, OptimizerConfig, Task, TrainingConfig
@@ -49,7 +48,7 @@ class Arguments:
     optimizer.nesterov=true.
     """
 
-    model: ImageModelConfig
+    model: ModelConfig
     data: DataConfig
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
@@ -100,41 +99,38 @@ def train(task: Task, engine_name: EngineName, source: str, folder: Path, *, res
                 f"a run's plots and scalars need {package}, which is not installed; "
                 "run: pip install 'jaxmodels[report]'"
             )
-    data = load_images(source, task.data)
-    check_fits(task, data)
-    steps_per_epoch(len(data.train), task.training.batch_size)
+    family = family_of(task)
+    data = family.load(source, task)
+    steps = family.steps_per_epoch(task, data)
     fit_engine = _choose(engine_name, task, folder)
-    mean, std = (tuple(float(v) for v in values) for values in (data.mean, data.std))
-    run = Run(task, engine_name, source, data.class_names, mean, std)
-    runs.start(folder, run, resume=resume)
+    run = Run(task, engine_name, source)
+    runs.start(folder, run, resume=resume, fitted=family.fitted_files(data))
     print(
-        f"{task.name} with {engine_name} on {data.source}\n{len(data.train):,} training, "
-        f"{len(data.validation):,} validation, {len(data.test):,} test images"
+        f"{task.name} with {engine_name} on {data.source}\n{describe(task, data)}, {steps:,} steps "
+        "an epoch"
     )
     engine, recorder = fit_engine(data, resume)
     save_checkpoint(folder, task.model, engine.weights())
-    logits = predict_split(task, data, data.test, engine.logits)
+    split = final_split(task, data)
+    evaluation = evaluate(task, data, split, engine.predict)
     last = recorder.rows[-1]
-    pipeline = measure_throughput(
-        data, task.data, batch_size=task.training.batch_size, seed=task.training.seed
-    )
-    results = write_outputs(
+    pipeline = measure_throughput(family.training_batches(task, data))
+    seconds = sum(row["seconds"] for row in recorder.rows)
+    line = write_results(
         folder,
         task,
         data,
-        logits,
+        split,
+        evaluation,
         recorder.rows,
+        engine.predict,
         engine=engine_name,
         epochs=last["epoch"],
-        training_seconds=sum(row["seconds"] for row in recorder.rows),
+        training_seconds=seconds,
         steps_per_second=last["steps_per_second"],
         pipeline_batches_per_second=pipeline,
     )
-    print(
-        f"test accuracy {results['test_accuracy']:.2%}, loss {results['test_loss']:.4f} on "
-        f"{results['test_examples']:,} images after {last['epoch']} epochs in "
-        f"{results['training_seconds'] / 60:.1f} min"
-    )
+    print(f"{line} after {last['epoch']} epochs in {seconds / 60:.1f} min")
     print(
         f"the pipeline alone gives {pipeline:,.0f} batches/s, training takes "
         f"{last['steps_per_second']:,.1f} steps/s"
@@ -144,7 +140,7 @@ def train(task: Task, engine_name: EngineName, source: str, folder: Path, *, res
 
 def _choose(
     engine_name: EngineName, task: Task, folder: Path
-) -> Callable[[ImageData, bool], tuple[Engine, Recorder]]:
+) -> Callable[[Any, bool], tuple[Engine, Recorder]]:
     """(data, resume) -> (engine with the final weights, history)."""
     if engine_name == "lightning":  # which brings its own loop
         try:

@@ -1,40 +1,58 @@
 """One training step of a task in torch; every torch engine calls these.
 
 >>> optimizer = make_optimizer(task.optimizer, model)
->>> metrics = train_step(task, model, optimizer, batch, step=0, rate=0.1, seed=0)
+>>> metrics, carry = train_step(task, model, optimizer, batch, step=0, rate=0.1, seed=0)
 """
+
+from typing import Any
 
 import torch
 from torch import nn
 
 from jaxmodels.shared.tasks import Task
-from torchref.losses import cross_entropy
+from torchref.losses import make_objective
+from torchref.models import CharRNN
 from torchref.optim import prepare_gradients, set_learning_rate
 
 Batch = dict[str, torch.Tensor]
+Carry = Any  # per layer a tuple of (directions, B, H); None before the first batch, or for good
 
 
 def training_loss(
-    task: Task, model: nn.Module, batch: Batch, *, step: int, seed: int
-) -> dict[str, torch.Tensor]:
-    """{"loss", "accuracy"} of a batch in training mode; the loss carries the graph.
+    task: Task, model: nn.Module, batch: Batch, carry: Carry = None, *, step: int, seed: int
+) -> tuple[dict[str, torch.Tensor], Carry]:
+    """{"loss", "metric"} of a batch in training mode, where the loss carries the graph; carry.
 
     Dropout draws from a generator seeded by (seed, step), so a resumed run draws the same masks
     and no generator's state needs saving. The process-wide generator is left as it was.
     """
+    objective = make_objective(task)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed((seed << 32) + step)
-        logits = forward(task, model, batch["image"])
-    loss = cross_entropy(logits, batch["label"], label_smoothing=task.training.label_smoothing)
-    accuracy = (logits.detach().argmax(dim=-1) == batch["label"]).float().mean()
-    return {"loss": loss, "accuracy": accuracy}
+        outputs, carry = forward(task, model, batch, carry)
+    targets = batch[objective.target]
+    metric = objective.metric(outputs.detach(), targets)
+    return {"loss": objective.loss(outputs, targets), "metric": metric}, carry
 
 
-def forward(task: Task, model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Logits, with convolutions and linear layers in the task's precision."""
+def forward(
+    task: Task, model: nn.Module, batch: Batch, carry: Carry = None
+) -> tuple[torch.Tensor, Carry]:
+    """(outputs, carry), with convolutions and linear layers in the task's precision.
+
+    Where the batch's "reset" (B,) is true, a row's carry starts at zero. The carry is detached:
+    backpropagation ends with the batch.
+    """
+    inputs = [batch[name] for name in make_objective(task).inputs]
     bfloat16 = task.training.precision == "bfloat16"
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
-        return model(images)
+    with torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=bfloat16):
+        if not isinstance(model, CharRNN):
+            return model(*inputs), None
+        if carry is not None:
+            keep = ~batch["reset"][:, None]
+            carry = tuple(tuple(part.where(keep, 0) for part in state) for state in carry)
+        outputs, carry = model(*inputs, carry)
+        return outputs, tuple(tuple(part.detach() for part in state) for state in carry)
 
 
 def train_step(
@@ -42,25 +60,28 @@ def train_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     batch: Batch,
+    carry: Carry = None,
     *,
     step: int,
     rate: float,
     seed: int,
-) -> dict[str, torch.Tensor]:
+) -> tuple[dict[str, torch.Tensor], Carry]:
     """Forward, backward and update, in place."""
-    metrics = training_loss(task, model, batch, step=step, seed=seed)
+    metrics, carry = training_loss(task, model, batch, carry, step=step, seed=seed)
     optimizer.zero_grad()
     metrics["loss"].backward()
     prepare_gradients(task.optimizer, model)
     set_learning_rate(optimizer, rate)
     optimizer.step()
-    return {name: value.detach() for name, value in metrics.items()}
+    return {name: value.detach() for name, value in metrics.items()}, carry
 
 
 @torch.no_grad()
-def predict(task: Task, model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Logits in evaluation mode, float32 at least; the model's mode is left as it was."""
+def predict(
+    task: Task, model: nn.Module, batch: Batch, carry: Carry = None
+) -> tuple[torch.Tensor, Carry]:
+    """(outputs, carry) in evaluation mode, float32 at least; the model's mode is left as it was."""
     training = model.training
-    logits = forward(task, model.eval(), images)
+    outputs, carry = forward(task, model.eval(), batch, carry)
     model.train(training)
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return outputs.to(torch.promote_types(outputs.dtype, torch.float32)), carry

@@ -1,7 +1,7 @@
 """The Flax NNX models and their registry.
 
-A model is called as `model(images, train=False, rngs=None)`, one for texts as `model(tokens,
-lengths, train=False, rngs=None)`; `rngs` feeds dropout when training.
+A model is called with its family's inputs, as `model(images, train=False, rngs=None)` or
+`model(tokens, lengths, train=False, rngs=None)`; `rngs` feeds dropout when training.
 """
 
 from collections.abc import Callable

@@ -79,7 +79,7 @@ class RecurrentLayer(nnx.Module):
     def __call__(
         self, x: jax.Array, lengths: jax.Array | None = None, state: State | None = None
     ) -> tuple[jax.Array, State]:
-        state = self.initial_state(x) if state is None else state
+        state = self.initial_state(len(x)) if state is None else state
         outputs, states = zip(
             *(
                 self._scan(suffix, x, lengths, tuple(part[n] for part in state))
@@ -90,11 +90,11 @@ class RecurrentLayer(nnx.Module):
         state = tuple(jnp.stack(parts) for parts in zip(*states, strict=True))
         return jnp.concatenate(outputs, axis=-1), state
 
-    def initial_state(self, x: jax.Array) -> State:
+    def initial_state(self, rows: int) -> State:
         """Zeros, in the dtype that the layer computes in."""
         dtype = self.dtype or self.weight_hh_l0.dtype
-        zeros = jnp.zeros((len(self.suffixes), len(x), self.hidden_size), dtype)
-        return (zeros,) * self.parts
+        shape = (len(self.suffixes), rows, self.hidden_size)
+        return tuple(jnp.zeros(shape, dtype) for _ in range(self.parts))  # apart, to be donated
 
     def _scan(
         self, suffix: str, x: jax.Array, lengths: jax.Array | None, state: State
@@ -242,6 +242,10 @@ class CharRNN(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
+
+    def initial_states(self, rows: int) -> tuple[State, ...]:
+        """The states of texts that have not begun: zeros."""
+        return tuple(layer.initial_state(rows) for layer in self.recurrent.layers)
 
     def __call__(
         self,

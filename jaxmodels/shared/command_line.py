@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import tyro
 
 from jaxmodels.shared import run as runs
-from jaxmodels.shared.data.images import ImageData
 from jaxmodels.shared.run import NonFiniteLossError, Run
 from jaxmodels.shared.tasks import TASKS, Task
 from jaxmodels.shared.weights import load_checkpoint
@@ -65,22 +64,6 @@ def load_engine(folder: Path, name: EngineName | None = None) -> tuple[Run, "Eng
     except ValueError as error:
         raise ValueError(f"{folder / 'model.safetensors'}: {error}") from None
     return run, engine
-
-
-def check_fits(task: Task, data: ImageData) -> None:
-    """Raises a ValueError where the model's sizes are not the data's."""
-    height, width, channels = data.train.images.shape[1:]
-    found = {
-        "image_size": height if height == width else f"{height}x{width}",
-        "in_channels": channels,
-        "num_classes": len(data.class_names),
-    }
-    for name, value in found.items():
-        if getattr(task.model, name) != value:
-            raise ValueError(
-                f"{data.source} has {name} {value}, the model {getattr(task.model, name)}; "
-                f"add --model.{name.replace('_', '-')} {value}"
-            )
 
 
 def missing_extra(engine: str, error: ModuleNotFoundError) -> str:

@@ -1,11 +1,12 @@
 """The training loop, once: batches, progress, history, checkpoints, early stopping, resume.
 
 An engine brings the framework (`Engine`); Flax's is `jaxmodels.engine`, plain torch's
-`torchref.engines.plain`. Lightning brings its own loop and shares the pieces.
+`torchref.engines.plain`. Lightning brings its own loop and shares the pieces. What a task reads and
+compares is its family's.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,14 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from jaxmodels.shared.checksums import Position
-from jaxmodels.shared.data.batches import (
-    Batch,
-    evaluation_batches,
-    steps_per_epoch,
-    training_batches,
-)
-from jaxmodels.shared.data.images import ImageData, Split
-from jaxmodels.shared.metrics import loss_and_accuracy
+from jaxmodels.shared.data.batches import Batch
+from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
+from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.progress import Progress
 from jaxmodels.shared.run import Recorder, Row, check_finite
 from jaxmodels.shared.schedules import learning_rate
@@ -31,11 +27,18 @@ class Engine(Protocol):
     """What a framework does for the loop."""
 
     def train_step(self, batch: Batch, *, step: int, rate: float) -> dict[str, Any]:
-        """Updates the model; returns {"loss", "accuracy"}, which may still be computing."""
+        """Updates the model; returns {"loss", "metric"}, which may still be computing.
+
+        A model that carries its state from batch to batch starts afresh in the rows where the
+        batch's "reset" is true.
+        """
         ...
 
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        """images (B, H, W, C) -> logits (B, K) float32, in evaluation mode."""
+    def predict(self, batch: Batch, carry: Any = None) -> tuple[np.ndarray, Any]:
+        """Outputs (B, ...) float32 in evaluation mode, and what the next batch is to be given.
+
+        `carry` is None for a first batch, and always where the model carries nothing.
+        """
         ...
 
     def weights(self) -> dict[str, np.ndarray]:
@@ -55,7 +58,7 @@ class Engine(Protocol):
         ...
 
 
-def fit(task: Task, data: ImageData, engine: Engine, folder: Path, *, resume: bool) -> Recorder:
+def fit(task: Task, data: Any, engine: Engine, folder: Path, *, resume: bool) -> Recorder:
     """Trains to the end of the budget (or of patience) and returns the history.
 
     With early stopping the engine ends with the best epoch's weights, else with the last's.
@@ -63,25 +66,18 @@ def fit(task: Task, data: ImageData, engine: Engine, folder: Path, *, resume: bo
     Raises:
         NonFiniteLossError: the loss became NaN or infinite; checkpoints before it are kept.
     """
-    training = task.training
-    steps = steps_per_epoch(len(data.train.labels), training.batch_size)
+    family, training = family_of(task), task.training
+    steps = family.steps_per_epoch(task, data)
     position = engine.restore("last") if resume else {"step": 0, "epoch": 0}
     recorder = Recorder(folder, training.early_stopping_patience)
     recorder.rewind(position["epoch"])
-    batches = training_batches(
-        data,
-        task.data,
-        batch_size=training.batch_size,
-        seed=training.seed,
-        start_step=position["step"],
-    )
-    probe = probe_images(task, data)
-    bar = Progress(training.epochs, steps, training.batch_size, done=position["step"])
-    with closing(recorder), bar:
+    batches = family.training_batches(task, data, position["step"])
+    probe = probe_batch(task, data)
+    with closing(recorder), progress_bar(task, steps, done=position["step"]) as bar:
         while position["epoch"] < training.epochs and not recorder.should_stop:
             row = train_epoch(task, engine, batches, bar, position, steps, probe)
             position = {"step": (position["epoch"] + 1) * steps, "epoch": position["epoch"] + 1}
-            row = {"epoch": position["epoch"]} | row | validate(task, data, engine.logits)
+            row = {"epoch": position["epoch"]} | row | validate(task, data, engine.predict)
             recorder.append(row)
             bar.end_epoch(row)
             if recorder.improved:
@@ -92,14 +88,27 @@ def fit(task: Task, data: ImageData, engine: Engine, folder: Path, *, resume: bo
     return recorder
 
 
-def probe_images(task: Task, data: ImageData) -> np.ndarray:
-    """Images (B, H, W, C) on which to check a model before it is saved.
+def probe_batch(task: Task, data: Any) -> Batch:
+    """A batch on which to check a model before it is saved.
 
     The loss of a step is of the model before its update, so the last one does not tell whether the
-    model that would be saved still computes; its logits of these images do.
+    model that would be saved still computes; its outputs for this batch do.
     """
-    split = data.validation if len(data.validation) else data.train
-    return next(split_batches(task, data, split))["image"]
+    family = family_of(task)
+    split: SplitName = "validation" if family.count(data, "validation") else "train"
+    return next(family.evaluation_batches(task, data, split))
+
+
+def progress_bar(task: Task, steps: int, *, done: int) -> Progress:
+    family = family_of(task)
+    return Progress(
+        task.training.epochs,
+        steps,
+        family.units_per_step(task),
+        unit=family.UNIT,
+        metric=family.METRIC,
+        done=done,
+    )
 
 
 def train_epoch(
@@ -109,13 +118,13 @@ def train_epoch(
     bar: Progress,
     position: Position,
     steps: int,
-    probe: np.ndarray,
+    probe: Batch,
 ) -> Row:
     """Trains to the end of the epoch that `position` is in; returns its row of the history.
 
-    Before a checkpoint is written, the logits of `probe` are checked as well as the loss.
+    Before a checkpoint is written, the outputs of `probe` are checked as well as the loss.
     """
-    sums = {"loss": position.get("loss", 0.0), "accuracy": position.get("accuracy", 0.0)}
+    sums = {"loss": position.get("loss", 0.0), "metric": position.get("metric", 0.0)}
     every = task.training.checkpoint_every_steps
     started, waited, rate = time.perf_counter(), 0.0, 0.0
     pending: tuple[int, Batch, dict[str, Any]] | None = None
@@ -125,11 +134,11 @@ def train_epoch(
         if pending is None:
             return
         step, batch, metrics = pending
-        loss, accuracy = float(metrics["loss"]), float(metrics["accuracy"])
+        loss, metric = float(metrics["loss"]), float(metrics["metric"])
         check_finite(loss, step, steps, batch["index"].tolist())
         sums["loss"] += loss
-        sums["accuracy"] += accuracy
-        bar.advance(loss, accuracy)
+        sums["metric"] += metric
+        bar.advance(loss, metric)
 
     for step in range(position["step"], (position["epoch"] + 1) * steps):
         asked = time.perf_counter()
@@ -144,42 +153,56 @@ def train_epoch(
         if every and (step + 1) % every == 0 and (step + 1) % steps:
             settle()
             pending = None
-            check_finite(engine.logits(probe), step, steps, batch["index"].tolist())
+            check_finite(engine.predict(probe)[0], step, steps, batch["index"].tolist())
             engine.save("last", {"step": step + 1, "epoch": position["epoch"]} | sums)
     settle()
     seconds = time.perf_counter() - started
     assert pending is not None  # an epoch's last step is not saved within the epoch
-    check_finite(engine.logits(probe), pending[0], steps, pending[1]["index"].tolist())
+    check_finite(engine.predict(probe)[0], pending[0], steps, pending[1]["index"].tolist())
     count = (position["epoch"] + 1) * steps - position["step"]
-    return {
-        "train_loss": sums["loss"] / steps,
-        "train_accuracy": sums["accuracy"] / steps,
-        "learning_rate": rate,
-        "seconds": seconds,
-        "images_per_second": count * task.training.batch_size / seconds,
-        "steps_per_second": count / seconds,
-        "data_wait_fraction": waited / seconds,
+    return epoch_row(task, sums, steps, rate, count, seconds) | {
+        "data_wait_fraction": waited / seconds
     }
 
 
-def validate(task: Task, data: ImageData, logits_of: Callable[[np.ndarray], np.ndarray]) -> Row:
+def epoch_row(
+    task: Task, sums: dict[str, float], steps: int, rate: float, count: int, seconds: float
+) -> Row:
+    """The training part of an epoch's row; `count` of its `steps` took `seconds`."""
+    family = family_of(task)
+    return {
+        "train_loss": sums["loss"] / steps,
+        f"train_{family.METRIC}": sums["metric"] / steps,
+        "learning_rate": rate,
+        "seconds": seconds,
+        f"{family.UNIT}_per_second": count * family.units_per_step(task) / seconds,
+        "steps_per_second": count / seconds,
+    }
+
+
+def validate(task: Task, data: Any, predict: Predict) -> Row:
     """The validation part of an epoch's row; None where the split is empty."""
-    if not len(data.validation.labels):
-        return {"validation_loss": None, "validation_accuracy": None}
-    logits = predict_split(task, data, data.validation, logits_of)
-    loss, accuracy = loss_and_accuracy(logits, data.validation.labels)
-    return {"validation_loss": loss, "validation_accuracy": accuracy}
+    family = family_of(task)
+    if not family.count(data, "validation"):
+        return {"validation_loss": None, f"validation_{family.METRIC}": None}
+    found = evaluate(task, data, "validation", predict)
+    return {"validation_loss": found.loss, f"validation_{family.METRIC}": found.metric}
 
 
-def predict_split(
-    task: Task, data: ImageData, split: Split, logits_of: Callable[[np.ndarray], np.ndarray]
-) -> np.ndarray:
-    """Logits of every example of a split, in its order: (N, K)."""
-    batches = split_batches(task, data, split)
-    return np.concatenate([logits_of(b["image"])[b["mask"] > 0] for b in batches])
-
-
-def split_batches(task: Task, data: ImageData, split: Split) -> Iterator[Batch]:
-    """A split in the batches in which it is evaluated, all of one shape."""
-    size = min(task.training.evaluation_batch_size, len(split))
-    return evaluation_batches(split, data, batch_size=size)
+def evaluate(task: Task, data: Any, split: SplitName, predict: Predict) -> Evaluation:
+    """Loss and metric of a split, and the outputs of its examples in their order."""
+    family = family_of(task)
+    loss = metric = count = 0.0
+    carry: Any = None
+    kept = []
+    for batch in family.evaluation_batches(task, data, split):
+        outputs, carry = predict(batch, carry)
+        valid = batch["mask"] > 0
+        losses, metrics = family.score(task, outputs, batch[family.TARGET])
+        loss += float(losses[valid].sum())
+        metric += float(metrics[valid].sum())
+        count += int(valid.sum())
+        if family.KEEP_OUTPUTS:
+            kept.append(outputs[valid])
+    outputs = np.concatenate(kept) if kept else None
+    return Evaluation(loss / count, metric / count, int(count), outputs)

@@ -4,15 +4,15 @@ import numpy as np
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """logits (N, K) -> log probabilities (N, K), in float64."""
+    """logits (..., K) -> log probabilities (..., K), in float64."""
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def loss_and_accuracy(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Mean cross-entropy (without smoothing) and the fraction right: logits (N, K), labels (N,)."""
-    of_label = log_softmax(logits)[np.arange(len(labels)), labels]
-    return float(-of_label.mean()), float((logits.argmax(axis=-1) == labels).mean())
+def cross_entropy_and_hits(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cross-entropy without smoothing, and 1 where right: (..., K), labels (...) -> both (...)."""
+    of_label = np.take_along_axis(log_softmax(logits), labels[..., None], axis=-1)[..., 0]
+    return -of_label, (logits.argmax(axis=-1) == labels).astype(np.float64)
 
 
 def per_class_accuracy(

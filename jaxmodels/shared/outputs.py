@@ -1,85 +1,68 @@
-"""What a finished run leaves for people: metrics, predictions, plots, and the final weights."""
+"""What a finished run leaves for people: metrics.json, and what its family adds."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from jaxmodels.shared import metrics, plots
-from jaxmodels.shared.data.images import ImageData
+from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
+from jaxmodels.shared.families.registry import family_of
+from jaxmodels.shared.progress import format_metric
 from jaxmodels.shared.run import Row
 from jaxmodels.shared.tasks import Task
-from jaxmodels.shared.weights import replaced, write_json
+from jaxmodels.shared.weights import write_json
 
 
-def write_outputs(
-    folder: Path, task: Task, data: ImageData, logits: np.ndarray, history: list[Row], **facts: Any
-) -> dict[str, Any]:
-    """Writes metrics.json, predictions.csv and plots/ for the test split; returns the metrics.
+def final_split(task: Task, data: Any) -> SplitName:
+    """What a finished model is judged on: the test split, or else the validation split."""
+    family = family_of(task)
+    for split in ("test", "validation"):
+        if family.count(data, split):
+            return split
+    return "train"
 
-    `logits` (N, K) are of the whole test split, in its order; `facts` join the metrics as they are.
+
+def describe(task: Task, data: Any) -> str:
+    """The sizes of the splits: "49,000 training, 1,000 validation, 10,000 test images"."""
+    family = family_of(task)
+    names: dict[SplitName, str] = {
+        "train": "training",
+        "validation": "validation",
+        "test": "test",
+    }
+    counts = [f"{family.count(data, split):,} {name}" for split, name in names.items()]
+    return f"{', '.join(counts)} {family.UNIT}"
+
+
+def write_results(
+    folder: Path,
+    task: Task,
+    data: Any,
+    split: SplitName,
+    evaluation: Evaluation,
+    history: list[Row],
+    predict: Predict,
+    **facts: Any,
+) -> str:
+    """Writes metrics.json and the family's files; returns the result in a line.
+
+    `facts` join the metrics as they are.
     """
-    labels, names = data.test.labels, data.class_names
-    predictions = logits.argmax(axis=-1)
-    confidences = np.exp(metrics.log_softmax(logits).max(axis=-1))
-    loss, accuracy = metrics.loss_and_accuracy(logits, labels)
+    family = family_of(task)
     content = {
         "task": task.name,
         "source": data.source,
-        "test_examples": len(labels),
-        "test_loss": loss,
-        "test_accuracy": accuracy,
-        "per_class_accuracy": dict(
-            zip(names, metrics.per_class_accuracy(predictions, labels, len(names)), strict=True)
-        ),
-        "confusion_matrix": metrics.confusion_matrix(predictions, labels, len(names)),
+        "split": split,
+        f"{split}_examples": family.count(data, split),
+        f"{split}_loss": evaluation.loss,
+        f"{split}_{family.METRIC}": evaluation.metric,
+        **family.write_outputs(folder, task, data, split, evaluation, history, predict),
         **facts,
     }
     write_json(folder / "metrics.json", content)
-    _write_predictions(folder / "predictions.csv", names, labels, predictions, confidences)
-    _draw(folder / "plots", task, data, history, predictions, confidences)
-    return content
+    return result_line(task, data, split, evaluation)
 
 
-def _write_predictions(
-    path: Path,
-    class_names: tuple[str, ...],
-    labels: np.ndarray,
-    predictions: np.ndarray,
-    confidences: np.ndarray,
-) -> None:
-    with replaced(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            ["index", "label", "prediction", "label_name", "prediction_name", "confidence"]
-        )
-        for index, (label, prediction) in enumerate(zip(labels, predictions, strict=True)):
-            names = class_names[label], class_names[prediction]
-            writer.writerow([index, label, prediction, *names, f"{confidences[index]:.6f}"])
-
-
-def _draw(
-    folder: Path,
-    task: Task,
-    data: ImageData,
-    history: list[Row],
-    predictions: np.ndarray,
-    confidences: np.ndarray,
-) -> None:
-    folder.mkdir(exist_ok=True)
-    images, labels, names = data.test.images, data.test.labels, data.class_names
-    title = f"{task.name} on {data.source}"
-    if history:
-        plots.plot_curves(history, folder / "curves.png", title=title)
-    plots.plot_confusion_matrix(
-        labels, predictions, names, folder / "confusion_matrix.png", title=title
-    )
-    plots.plot_per_class_accuracy(
-        labels, predictions, names, folder / "per_class_accuracy.png", title=title
-    )
-    for draw, name in (
-        (plots.plot_sample_predictions, "sample_predictions.png"),
-        (plots.plot_worst_misclassifications, "worst_misclassifications.png"),
-    ):
-        draw(images, labels, predictions, confidences, names, folder / name, title=title)
+def result_line(task: Task, data: Any, split: SplitName, evaluation: Evaluation) -> str:
+    family = family_of(task)
+    metric = f"{family.METRIC.replace('_', ' ')} {format_metric(family.METRIC, evaluation.metric)}"
+    units = f"{family.count(data, split):,} {family.UNIT}"
+    return f"{split} {metric}, loss {evaluation.loss:.4f} on {units}"

@@ -28,12 +28,20 @@ BLUE, VERMILION, GREEN, RED = "#0072b2", "#d55e00", "#00734f", "#b3123b"
 MAX_ANNOTATED_CLASSES = 20
 
 
-def plot_curves(history: Sequence[dict], path: str | Path, *, title: str) -> None:
-    """Loss and accuracy by epoch, side by side; validation where the history has it."""
-    figure = _new_figure(10.0, 4.2, f"{title}: loss and accuracy by epoch")
-    loss_axes, accuracy_axes = figure.subplots(1, 2)
+def plot_curves(
+    history: Sequence[dict],
+    path: str | Path,
+    *,
+    title: str,
+    loss_unit: str = " (nats)",
+    metric: str = "accuracy",
+) -> None:
+    """Loss and metric by epoch, side by side; validation where the history has it."""
+    shown = metric.replace("_", " ")
+    figure = _new_figure(10.0, 4.2, f"{title}: loss and {shown} by epoch")
+    loss_axes, metric_axes = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
-    for axes, quantity, unit in ((loss_axes, "loss", " (nats)"), (accuracy_axes, "accuracy", "")):
+    for axes, quantity, unit in ((loss_axes, "loss", loss_unit), (metric_axes, metric, "")):
         for part, colour, line, marker in (
             ("train", BLUE, "-", "o"),
             ("validation", VERMILION, "--", "s"),
@@ -46,16 +54,17 @@ def plot_curves(history: Sequence[dict], path: str | Path, *, title: str) -> Non
                     # the line of long ones.
                     marker=marker, markersize=5 if len(epochs) <= 15 else 0,
                 )  # fmt: skip
-        _dress(axes, x_label="epoch", y_label=f"{quantity}{unit}")
+        _dress(axes, x_label="epoch", y_label=f"{quantity.replace('_', ' ')}{unit}")
         axes.grid(axis="y", color=RULE, linewidth=0.8)
         axes.locator_params(axis="x", integer=True)
         axes.margins(x=0.04, y=0.08)
         if len(epochs) == 1:  # automatic limits would print fractions of an epoch and of a percent
             axes.set_xticks(epochs)
             axes.set_ylim(0, 1 if quantity == "accuracy" else None)
-    _percent_axis(accuracy_axes, "y")
-    _mark_best_validation(accuracy_axes, epochs, _column(history, "validation_accuracy"))
-    for axes in (loss_axes, accuracy_axes):
+    if metric == "accuracy":
+        _percent_axis(metric_axes, "y")
+        _mark_best_validation(metric_axes, epochs, _column(history, "validation_accuracy"))
+    for axes in (loss_axes, metric_axes):
         if axes.lines:
             axes.legend(frameon=False, labelcolor=INK)
     _save(figure, path)

@@ -1,15 +1,17 @@
 """A run on disk: what was asked for, its history, its results; the same for every engine.
 
-DIR/run.json           task, engine, source, classes, normalisation
+DIR/run.json           task, engine, source
+    normalisation.json  or vocabulary.json, tokenizer.json, ...: fitted on the training split
     history.jsonl      a line an epoch
     checkpoints/       to resume from, in the engine's own format
     model.safetensors  final weights, with config.json: any engine loads them
-    metrics.json predictions.csv plots/ tensorboard/
+    metrics.json plots/ tensorboard/, and what the family adds: predictions.csv, samples.txt, ...
 """
 
 import dataclasses
 import json
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from jaxmodels.shared import configs
-from jaxmodels.shared.tasks import Task
+from jaxmodels.shared.tasks import DataConfig, Task
 from jaxmodels.shared.tensorboard import Row, Scalars
 from jaxmodels.shared.weights import read_json, replaced, write_json
 
@@ -28,18 +30,17 @@ class NonFiniteLossError(ArithmeticError):
 
 @dataclass(frozen=True)
 class Run:
-    """What identifies a run: the resolved task, the engine, and the data it met."""
+    """What identifies a run: the resolved task, the engine, and where its data come from."""
 
     task: Task
     engine: str
     source: str
-    class_names: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
-def start(folder: Path, run: Run, *, resume: bool) -> None:
+def start(folder: Path, run: Run, *, resume: bool, fitted: Mapping[str, str] | None = None) -> None:
     """Claims the folder for this run, or checks that a resumed run is the same one.
+
+    `fitted` are the files (name -> content) of what was fitted on the training split.
 
     Raises:
         ValueError: the folder holds a run and `resume` is off, holds none and it is on, or holds
@@ -64,12 +65,22 @@ def start(folder: Path, run: Run, *, resume: bool) -> None:
                 f"--resume: {folder} was started otherwise; repeat its settings or choose another "
                 "--out. Changed:\n  " + "\n  ".join(changed)
             )
+        for name, content in (fitted or {}).items():
+            file = folder / name
+            if not file.exists() or file.read_text(encoding="utf-8") != content:
+                raise ValueError(
+                    f"--resume: {file} is not what --source {run.source} gives today: the data "
+                    "have changed, or the file has; restore them, or choose another --out"
+                )
         for leftover in folder.rglob(".*.tmp"):  # of a process that was killed while it wrote
             leftover.unlink()
     elif path.exists():
         raise ValueError(f"{folder} already holds a run; add --resume or choose another --out")
     else:
         folder.mkdir(parents=True, exist_ok=True)
+        for name, content in (fitted or {}).items():
+            with replaced(folder / name) as temporary:
+                temporary.write_text(content, encoding="utf-8")
         write_json(path, _to_json(run))
 
 
@@ -148,10 +159,10 @@ class Recorder:
 def check_finite(
     value: float | np.ndarray, step: int, steps_per_epoch: int, rows: list[int]
 ) -> None:
-    """Raises NonFiniteLossError unless the loss of `step`, or the logits after it, are numbers."""
+    """Raises NonFiniteLossError unless the loss of `step`, or the outputs after it, are numbers."""
     if np.isfinite(value).all():
         return
-    what = f"the loss is {value} at" if np.ndim(value) == 0 else "the logits are not finite after"
+    what = f"the loss is {value} at" if np.ndim(value) == 0 else "the outputs are not finite after"
     raise NonFiniteLossError(
         f"{what} step {step} (epoch {step // steps_per_epoch + 1}, batch "
         f"{step % steps_per_epoch} of {steps_per_epoch}, training rows "
@@ -169,11 +180,10 @@ def _to_json(run: Run) -> dict[str, Any]:
 
 def _build(kind: Any, value: Any, label: str) -> Any:
     """Fills dataclasses from parsed JSON by their annotations, strictly."""
-    if kind == configs.ImageModelConfig:
-        config = configs.from_json(value)
-        if not isinstance(config, kind):
-            raise ValueError(f"{label}: {configs.architecture(config)} does not classify images")
-        return config
+    if kind == configs.ModelConfig:
+        return configs.from_json(value)
+    if kind == DataConfig:
+        return _build(_data_config(value, label), value, label)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         if not isinstance(value, dict) or value.keys() != hints.keys():
@@ -190,6 +200,15 @@ def _build(kind: Any, value: Any, label: str) -> Any:
     if kind in (int, str, bool) and type(value) is kind:
         return value
     raise ValueError(f"{label}: {value!r} is not of type {kind}")
+
+
+def _data_config(value: Any, label: str) -> type:
+    """Which data config a JSON object is, by its data set."""
+    dataset = value.get("dataset") if isinstance(value, dict) else None
+    known = {kind.dataset: kind for kind in typing.get_args(DataConfig)}
+    if dataset not in known:
+        raise ValueError(f"{label}.dataset {dataset!r} is unknown; expected one of {sorted(known)}")
+    return known[dataset]
 
 
 def _flatten(content: Any, prefix: str = "") -> dict[str, Any]:

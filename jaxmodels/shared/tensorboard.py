@@ -12,14 +12,14 @@ from jaxmodels.shared.weights import could_not_write
 
 Row = dict[str, Any]
 
-TAGS = {
-    "train/loss": "train_loss",
-    "train/accuracy": "train_accuracy",
-    "validation/loss": "validation_loss",
-    "validation/accuracy": "validation_accuracy",
-    "learning_rate": "learning_rate",
-    "images_per_second": "images_per_second",
-}
+
+def tags(row: Row) -> dict[str, str]:
+    """The tag of each column that is drawn: "train/loss" for "train_loss"."""
+    return {
+        name: name.replace("_", "/", 1) if name.startswith(("train_", "validation_")) else name
+        for name in row
+        if name.startswith(("train_", "validation_")) or name.endswith(("_rate", "_per_second"))
+    }
 
 
 class Scalars:
@@ -59,7 +59,7 @@ class Scalars:
         from tensorboardX.summary import scalar
 
         try:
-            for tag, name in TAGS.items():
+            for name, tag in tags(row).items():
                 if row[name] is not None:
                     summary = scalar(tag, row[name])
                     event = Event(wall_time=time.time(), step=row["epoch"], summary=summary)

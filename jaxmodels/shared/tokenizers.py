@@ -37,7 +37,9 @@ class Tokenizer(Protocol):
         """The text of any ids; bytes that make no character become U+FFFD."""
         ...
 
-    def save(self, folder: Path) -> None: ...
+    def file(self) -> tuple[str, str]:
+        """The name and the content of the file that `load_tokenizer` reads."""
+        ...
 
 
 class CharacterTokenizer:
@@ -90,9 +92,8 @@ class CharacterTokenizer:
         _check_ids(ids, self.vocabulary_size)
         return "".join(self._characters[index] for index in ids)
 
-    def save(self, folder: Path) -> None:
-        content = json.dumps({"characters": self._characters})
-        (folder / CHARACTERS_FILE).write_text(content + "\n", encoding="utf-8")
+    def file(self) -> tuple[str, str]:
+        return CHARACTERS_FILE, json.dumps({"characters": self._characters}) + "\n"
 
 
 class ByteBPETokenizer:
@@ -112,7 +113,7 @@ class ByteBPETokenizer:
         except (KeyError, TypeError):
             raise ValueError(
                 "the tokenizer is not a byte-level BPE with ids from 0 without gaps; expected one "
-                "written by ByteBPETokenizer.save"
+                "of ByteBPETokenizer.file"
             ) from None
 
     @classmethod
@@ -168,8 +169,8 @@ class ByteBPETokenizer:
         _check_ids(ids, self.vocabulary_size)
         return b"".join(self._bytes[token] for token in ids).decode("utf-8", "replace")
 
-    def save(self, folder: Path) -> None:
-        (folder / BPE_FILE).write_text(self._library.to_str(pretty=True) + "\n", encoding="utf-8")
+    def file(self) -> tuple[str, str]:
+        return BPE_FILE, self._library.to_str(pretty=True) + "\n"
 
 
 def train_tokenizer(kind: str, text: str, vocabulary_size: int) -> Tokenizer:
@@ -182,7 +183,7 @@ def train_tokenizer(kind: str, text: str, vocabulary_size: int) -> Tokenizer:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer that was saved in the folder.
+    """The tokenizer whose `file` is in the folder.
 
     Raises:
         ValueError: there is none, there are two, or its file is damaged; the file is named.

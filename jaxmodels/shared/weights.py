@@ -240,7 +240,7 @@ def write_json(path: Path, content: object) -> None:
 def read_json(path: Path) -> object:
     """Reads JSON; a missing or malformed file is a ValueError that names it."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(
             f"{path} is missing; expected a folder that a finished run wrote"

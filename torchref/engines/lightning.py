@@ -1,6 +1,6 @@
 """The PyTorch Lightning engine: the same steps inside Lightning's Trainer.
 
-`LitClassifier` and `ImageDataModule` are an ordinary LightningModule and LightningDataModule, free
+`LitTask` and `TaskDataModule` are an ordinary LightningModule and LightningDataModule, free
 to be put into a Trainer of one's own; `fit_lightning` is what `--engine lightning` runs.
 """
 
@@ -22,21 +22,19 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch.utils.data import DataLoader, IterableDataset
 
-from jaxmodels.shared.data.batches import steps_per_epoch, training_batches
-from jaxmodels.shared.data.images import ImageData
-from jaxmodels.shared.loop import probe_images, validate
-from jaxmodels.shared.progress import Progress
+from jaxmodels.shared.families.registry import family_of
+from jaxmodels.shared.loop import epoch_row, probe_batch, progress_bar, validate
 from jaxmodels.shared.run import Recorder, check_finite
 from jaxmodels.shared.schedules import learning_rate
 from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.weights import check_match, replaced
-from torchref.engines.plain import TorchEngine
+from torchref.engines.plain import TorchEngine, to_tensors
 from torchref.models import create
 from torchref.optim import make_optimizer, prepare_gradients, set_learning_rate
-from torchref.step import Batch, training_loss
+from torchref.step import Batch, Carry, training_loss
 
 
-class LitClassifier(lightning.LightningModule):
+class LitTask(lightning.LightningModule):
     """A task's model, loss, optimizer and schedule."""
 
     def __init__(self, task: Task, *, total_steps: int):
@@ -44,10 +42,14 @@ class LitClassifier(lightning.LightningModule):
         self.task = task
         self.total_steps = total_steps
         self.model = create(task.model, seed=task.training.seed)
+        self.carry: Carry = None  # not in a checkpoint: those are of epochs' ends, where it resets
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, torch.Tensor]:
         seed = self.task.training.seed
-        return training_loss(self.task, self.model, batch, step=self.global_step, seed=seed)
+        metrics, self.carry = training_loss(
+            self.task, self.model, batch, self.carry, step=self.global_step, seed=seed
+        )
+        return metrics
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         prepare_gradients(self.task.optimizer, self.model)
@@ -62,10 +64,10 @@ class LitClassifier(lightning.LightningModule):
         return make_optimizer(self.task.optimizer, self.model)
 
 
-class ImageDataModule(lightning.LightningDataModule):
+class TaskDataModule(lightning.LightningDataModule):
     """The shared training batches, epoch by epoch."""
 
-    def __init__(self, task: Task, data: ImageData):
+    def __init__(self, task: Task, data: Any):
         super().__init__()
         self.task = task
         self.data = data
@@ -79,74 +81,62 @@ class ImageDataModule(lightning.LightningDataModule):
 class _Epoch(IterableDataset):
     """One epoch's batches; a sized iterable, so that Lightning knows where the epoch ends."""
 
-    def __init__(self, task: Task, data: ImageData, epoch: int):
+    def __init__(self, task: Task, data: Any, epoch: int):
         self.task = task
         self.data = data
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return steps_per_epoch(len(self.data.train.labels), self.task.training.batch_size)
+        return family_of(self.task).steps_per_epoch(self.task, self.data)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        batches = training_batches(
-            self.data,
-            self.task.data,
-            batch_size=self.task.training.batch_size,
-            seed=self.task.training.seed,
-            start_step=self.epoch * len(self),
-        )
+        family = family_of(self.task)
+        batches = family.training_batches(self.task, self.data, self.epoch * len(self))
         for batch in islice(batches, len(self)):
-            yield {name: torch.from_numpy(value) for name, value in batch.items()}
+            yield to_tensors(batch)
 
 
 class RunRecorder(Callback):
     """Writes the run's history, shows progress, checks the loss, stops early."""
 
-    def __init__(self, task: Task, data: ImageData, recorder: Recorder, engine: TorchEngine):
+    def __init__(self, task: Task, data: Any, recorder: Recorder, engine: TorchEngine):
         self.task = task
         self.data = data
         self.recorder = recorder
         self.engine = engine
-        self.steps = steps_per_epoch(len(data.train.labels), task.training.batch_size)
-
+        self.steps = family_of(task).steps_per_epoch(task, data)
         self.open = ExitStack()  # the progress bar and TensorBoard's file
-        self.probe = probe_images(task, data)
+        self.probe = probe_batch(task, data)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self.recorder.rewind(trainer.current_epoch)
-        training = self.task.training
-        bar = Progress(training.epochs, self.steps, training.batch_size, done=trainer.global_step)
+        bar = progress_bar(self.task, self.steps, done=trainer.global_step)
         self.open.callback(self.recorder.close)
         self.bar = self.open.enter_context(bar)
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self.started = time.perf_counter()
-        self.sums = {"loss": 0.0, "accuracy": 0.0}
+        self.sums = {"loss": 0.0, "metric": 0.0}
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        loss, accuracy = float(outputs["loss"]), float(outputs["accuracy"])
+        loss, metric = float(outputs["loss"]), float(outputs["metric"])
         check_finite(loss, trainer.global_step - 1, self.steps, batch["index"].tolist())
         self.sums["loss"] += loss
-        self.sums["accuracy"] += accuracy
-        self.bar.advance(loss, accuracy)
+        self.sums["metric"] += metric
+        self.bar.advance(loss, metric)
         self.rows = batch["index"].tolist()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         seconds = time.perf_counter() - self.started
-        logits = self.engine.logits(self.probe)
-        check_finite(logits, trainer.global_step - 1, self.steps, self.rows)
-        row = {
-            "epoch": trainer.current_epoch + 1,
-            "train_loss": self.sums["loss"] / self.steps,
-            "train_accuracy": self.sums["accuracy"] / self.steps,
-            "learning_rate": pl_module.rate(trainer.global_step - 1),
-            "seconds": seconds,
-            "images_per_second": self.steps * self.task.training.batch_size / seconds,
-            "steps_per_second": self.steps / seconds,
-            "data_wait_fraction": None,  # Lightning does not say
-        } | validate(self.task, self.data, self.engine.logits)
+        outputs, _ = self.engine.predict(self.probe)
+        check_finite(outputs, trainer.global_step - 1, self.steps, self.rows)
+        rate = pl_module.rate(trainer.global_step - 1)
+        row = {"epoch": trainer.current_epoch + 1}
+        row |= epoch_row(self.task, self.sums, self.steps, rate, self.steps, seconds)
+        row |= {"data_wait_fraction": None}  # Lightning does not say
+        row |= validate(self.task, self.data, self.engine.predict)
         self.recorder.append(row)
         self.bar.end_epoch(row)
         monitored = row["validation_loss"]
@@ -166,7 +156,7 @@ class RunRecorder(Callback):
 class CheckedFiles(TorchCheckpointIO):
     """Checkpoints of a module: written whole or not at all, and read without running a pickle."""
 
-    def __init__(self, module: LitClassifier):
+    def __init__(self, module: LitTask):
         super().__init__()
         self.module = module
 
@@ -232,7 +222,7 @@ def _as_a_guest() -> Iterator[None]:
 
 
 def fit_lightning(
-    task: Task, data: ImageData, folder: Path, *, resume: bool
+    task: Task, data: Any, folder: Path, *, resume: bool
 ) -> tuple[TorchEngine, Recorder]:
     """Trains in Lightning's Trainer; returns a plain engine with the final weights, and history.
 
@@ -244,8 +234,8 @@ def fit_lightning(
     """
     check_supported(task)
     training = task.training
-    steps = steps_per_epoch(len(data.train.labels), training.batch_size)
-    module = LitClassifier(task, total_steps=training.epochs * steps)
+    steps = family_of(task).steps_per_epoch(task, data)
+    module = LitTask(task, total_steps=training.epochs * steps)
     engine = TorchEngine(task, folder)
     engine.model = module.model  # one model: the engine evaluates what Lightning trains
     recorder = Recorder(folder, training.early_stopping_patience)
@@ -262,7 +252,7 @@ def fit_lightning(
             checkpoints, "last", save_on_train_epoch_end=True, enable_version_counter=False
         )
     )
-    if len(data.validation.labels):
+    if family_of(task).count(data, "validation"):
         callbacks.append(
             ModelCheckpoint(
                 checkpoints,
@@ -287,7 +277,7 @@ def fit_lightning(
             num_sanity_val_steps=0,
         )
         resumed = str(last) if resume else None
-        trainer.fit(module, ImageDataModule(task, data), ckpt_path=resumed, weights_only=True)
+        trainer.fit(module, TaskDataModule(task, data), ckpt_path=resumed, weights_only=True)
     if training.early_stopping_patience and recorder.best:
         module.load_state_dict(files.load_checkpoint(best)["state_dict"])
     engine.model = module.model.cpu()

@@ -18,7 +18,7 @@ from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.weights import replaced
 from torchref.models import create
 from torchref.optim import make_optimizer
-from torchref.step import predict, train_step
+from torchref.step import Batch, Carry, predict, train_step
 from torchref.weights import load_tensors, read_tensors
 
 
@@ -30,16 +30,24 @@ class TorchEngine:
         self.folder = folder / "checkpoints"
         self.model = create(task.model, seed=task.training.seed)
         self.optimizer = make_optimizer(task.optimizer, self.model)
+        self.carry: Carry = None
 
     def train_step(self, batch: dict[str, np.ndarray], *, step: int, rate: float) -> dict[str, Any]:
-        inputs = {name: torch.from_numpy(batch[name]) for name in ("image", "label")}
-        seed = self.task.training.seed
-        return train_step(
-            self.task, self.model, self.optimizer, inputs, step=step, rate=rate, seed=seed
+        metrics, self.carry = train_step(
+            self.task,
+            self.model,
+            self.optimizer,
+            to_tensors(batch),
+            self.carry,
+            step=step,
+            rate=rate,
+            seed=self.task.training.seed,
         )
+        return metrics
 
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        return predict(self.task, self.model, torch.from_numpy(images)).numpy()
+    def predict(self, batch: dict[str, np.ndarray], carry: Any = None) -> tuple[np.ndarray, Any]:
+        outputs, carry = predict(self.task, self.model, to_tensors(batch), carry)
+        return outputs.numpy(), carry
 
     def weights(self) -> dict[str, np.ndarray]:
         return read_tensors(self.model)
@@ -57,7 +65,12 @@ class TorchEngine:
             for key, value in state.items()
             if value is not None
         }
-        tensors = {key: value.contiguous() for key, value in (model | slots).items()}
+        carry = {
+            f"carry.{layer}.{part}": value
+            for layer, state in enumerate(self.carry or ())
+            for part, value in enumerate(state)
+        }
+        tensors = {key: value.contiguous() for key, value in (model | slots | carry).items()}
         record = seal(position, _as_numpy(tensors))
         with replaced(path) as temporary:
             save_file(tensors, temporary, metadata={"record": json.dumps(record)})
@@ -84,15 +97,24 @@ class TorchEngine:
         check_record(record, model, where=str(path), prefix="model.")
         position = check_tensors(record, _as_numpy(tensors), where=str(path))
         content = self.optimizer.state_dict() | {"state": {}}
-        for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, slot = key.split(".")
+        carry: dict[int, list[torch.Tensor]] = {}
+        for key, value in sorted(tensors.items()):
+            kind, _, rest = key.partition(".")
+            if kind == "optimizer":
+                index, slot = rest.split(".")
                 content["state"].setdefault(int(index), {})[slot] = value
+            elif kind == "carry":
+                carry.setdefault(int(rest.partition(".")[0]), []).append(value)
+        self.carry = tuple(tuple(carry[layer]) for layer in sorted(carry)) or None
         self.model.load_state_dict(
             {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
         )
         self.optimizer.load_state_dict(content)
         return position
+
+
+def to_tensors(batch: dict[str, np.ndarray]) -> Batch:
+    return {name: torch.from_numpy(value) for name, value in batch.items()}
 
 
 def _as_numpy(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:

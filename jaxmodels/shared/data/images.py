@@ -6,16 +6,35 @@
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from jaxmodels.shared.data.image_rows import Split, read_image
 from jaxmodels.shared.data.image_sources import read_source
-from jaxmodels.shared.tasks import DataConfig
 
-__all__ = ["ImageData", "Split", "load_images", "read_image"]
+__all__ = ["ImageData", "ImageDataConfig", "Split", "load_images", "read_image"]
 
 _IMAGES_PER_SUM = 1024  # squares are summed in 32 bits a block: 1,024 * 255^2 fits
+
+
+@dataclass(frozen=True)
+class ImageDataConfig:
+    """How a data set is split and augmented. The padding is in pixels on each side."""
+
+    dataset: Literal["cifar10"] = "cifar10"
+    validation_fraction: float = 0.1
+    split_seed: int = 0  # apart from the training seed, so that every seed meets the same test
+    crop_padding: int = 4
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(
+                f"data.validation_fraction {self.validation_fraction} must be in [0, 1)"
+            )
+        if self.crop_padding < 0:
+            raise ValueError(f"data.crop_padding {self.crop_padding} must not be negative")
 
 
 @dataclass(frozen=True)
@@ -37,7 +56,7 @@ class ImageData:
     std: np.ndarray
 
 
-def load_images(source: str, config: DataConfig) -> ImageData:
+def load_images(source: str, config: ImageDataConfig) -> ImageData:
     """Reads "sample", "hub", "hub:OWNER/NAME", "tfds", "tfds:NAME" or a local folder.
 
     The validation split is drawn from the training split by `config.split_seed`, whether or not the
@@ -66,7 +85,7 @@ def load_images(source: str, config: DataConfig) -> ImageData:
     )
 
 
-def _split_validation(split: Split, config: DataConfig, source: str) -> tuple[Split, Split]:
+def _split_validation(split: Split, config: ImageDataConfig, source: str) -> tuple[Split, Split]:
     """-> (train, validation): disjoint, and together the split."""
     num_validation = round(config.validation_fraction * len(split))
     if config.validation_fraction > 0 and not 0 < num_validation < len(split):

@@ -106,12 +106,14 @@ class ReviewData:
     duplicates: int
 
 
-def load_reviews(source: str, config: ReviewDataConfig) -> ReviewData:
+def load_reviews(
+    source: str, config: ReviewDataConfig, *, vocabulary: Vocabulary | None = None
+) -> ReviewData:
     """Reads "sample", "hub", "hub:OWNER/NAME", "tfds", "tfds:NAME", a local folder or a CSV file.
 
     Splits are stratified and drawn by `config.split_seed`; rows keep the source's order. The
     vocabulary is of the training split alone, of the words that are left after truncation: a word
-    that only stands beyond would get a vector that is never trained.
+    that only stands beyond would get a vector that is never trained. One that is given is kept.
 
     Raises:
         ValueError: the source is unknown, unreachable or malformed, is too small for the split, or
@@ -121,13 +123,14 @@ def load_reviews(source: str, config: ReviewDataConfig) -> ReviewData:
     raw = read_reviews(source, dataset=config.dataset, split_seed=config.split_seed)
     train, validation, test = _split(raw, config)
     train_words = [words_of(text) for text in train.texts]
-    vocabulary = build_vocabulary(
-        train_words, min_frequency=config.min_frequency, max_size=config.max_vocabulary
-    )
+    if vocabulary is None:
+        vocabulary = build_vocabulary(
+            train_words, min_frequency=config.min_frequency, max_size=config.max_vocabulary
+        )
     if not vocabulary.words:
         raise ValueError(
             f"{raw.source}: no word occurs {config.min_frequency} times in the {len(train)} "
-            f"training reviews; expected a vocabulary; try --data.min_frequency 1"
+            f"training reviews; expected a vocabulary; try --data.min-frequency 1"
         )
 
     def encode_split(reviews: Reviews, words: Sequence[Sequence[str]]) -> TokenSplit:

@@ -29,6 +29,7 @@ class SeriesDataConfig:
     `scaler` brings features and targets to mean 0 and standard deviation 1 (ddof 0), or to [0, 1].
     """
 
+    dataset: Literal["prices"] = "prices"
     price: str = "close"
     target: Literal["log_return", "return", "price"] = "log_return"
     features: tuple[str, ...] = ("log_return",)

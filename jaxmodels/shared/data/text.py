@@ -30,6 +30,7 @@ class TextDataConfig:
     `vocabulary_size` is that of "bpe"; "character" has as many tokens as the text has characters.
     """
 
+    dataset: Literal["shakespeare"] = "shakespeare"
     tokenizer: Literal["character", "bpe"] = "character"
     vocabulary_size: int = 1024
     sequence_length: int = 128
@@ -77,11 +78,14 @@ class TextData:
     test: TextSplit
 
 
-def load_text(source: str, config: TextDataConfig) -> TextData:
+def load_text(
+    source: str, config: TextDataConfig, *, tokenizer: Tokenizer | None = None
+) -> TextData:
     """Reads "sample", "hub", "hub:OWNER/NAME", "tfds", "tfds:NAME" or a UTF-8 text file.
 
     BPE learns from the training part only. The characters are those of the whole text: one that is
     only in the validation part then costs many bits there, where it would otherwise be an error.
+    A tokenizer that is given is kept.
 
     Raises:
         ValueError: the source is unknown, unreachable, malformed or too short; one line, with the
@@ -89,8 +93,9 @@ def load_text(source: str, config: TextDataConfig) -> TextData:
     """
     raw = read_text(source)
     train, validation, test = _split(raw.text, config, raw.source)
-    learned_from = raw.text if config.tokenizer == "character" else train
-    tokenizer = train_tokenizer(config.tokenizer, learned_from, config.vocabulary_size)
+    if tokenizer is None:
+        learned_from = raw.text if config.tokenizer == "character" else train
+        tokenizer = train_tokenizer(config.tokenizer, learned_from, config.vocabulary_size)
     return TextData(
         source=raw.source,
         tokenizer=tokenizer,
@@ -120,6 +125,7 @@ def carried_batches(
     The text is cut into B equal streams, one a row; a batch continues each stream where the batch
     before it ended, so that the state may be carried over. tokens, targets: (B, T) int32, targets
     one token ahead. reset: (B,) bool, true in an epoch's first batch: the state starts afresh.
+    index: (B,) int64, the place of each row's first token.
     `batch_size` is global: of each batch, host h of n yields the h-th of n equal runs of rows.
 
     What does not fill a whole batch, fewer than B * T tokens at the end, is left out.
@@ -170,8 +176,9 @@ def random_windows(
     """Endless batches of windows at random places, from `start_step` on.
 
     Where the window of a row begins is a function of (seed, step, row) alone, uniform over all
-    places. tokens, targets: (B, T) int32, targets one token ahead. `batch_size` is global: of each
-    batch, host h of n yields the h-th of n equal runs of rows.
+    places. tokens, targets: (B, T) int32, targets one token ahead; index: (B,) int64, the place of
+    each row's first token. `batch_size` is global: of each batch, host h of n yields the h-th of n
+    equal runs of rows.
 
     Raises:
         ValueError: the sizes do not fit the text or the hosts.
@@ -217,7 +224,7 @@ def evaluation_windows(
         places = begin + np.arange(sequence_length)  # (T,), within the stream
         inside = (places < stream_length) & (starts + places < num_targets)  # (B, T)
         windows = _windows(tokens, np.where(inside, starts + places, 0))
-        filled = {name: np.where(inside, ids, 0) for name, ids in windows.items()}
+        filled = {name: np.where(inside, windows[name], 0) for name in ("tokens", "targets")}
         reset = np.full(batch_size, begin == 0)
         return filled | {"mask": inside.astype(np.float32), "reset": reset}
 
@@ -246,7 +253,7 @@ def _split(text: str, config: TextDataConfig, source: str) -> tuple[str, str, st
 
 
 def _windows(tokens: np.ndarray, places: np.ndarray) -> Batch:
-    return {"tokens": tokens[places], "targets": tokens[places + 1]}
+    return {"tokens": tokens[places], "targets": tokens[places + 1], "index": places[:, 0]}
 
 
 def _check_at_least(minimum: int, **values: int) -> None:

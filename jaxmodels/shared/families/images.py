@@ -1,0 +1,143 @@
+"""Image classification: CIFAR-10 and its like."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxmodels.shared import metrics, plots
+from jaxmodels.shared.data import image_batches
+from jaxmodels.shared.data.batches import Batch
+from jaxmodels.shared.data.batches import steps_per_epoch as count_steps
+from jaxmodels.shared.data.images import ImageData, ImageDataConfig, load_images
+from jaxmodels.shared.families.classification import summarise, write_predictions
+from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
+from jaxmodels.shared.families.sizes import check_sizes
+from jaxmodels.shared.tasks import Task
+from jaxmodels.shared.weights import read_json
+
+UNIT = "images"
+INPUTS = ("image",)
+TARGET = "label"
+LOSS = "cross-entropy"
+METRIC = "accuracy"
+KEEP_OUTPUTS = True
+
+NORMALISATION_FILE = "normalisation.json"
+
+
+def load(source: str, task: Task, run: Path | None = None) -> ImageData:
+    assert isinstance(task.data, ImageDataConfig)
+    data = load_images(source, task.data)
+    height, width, channels = data.train.images.shape[1:]
+    check_sizes(
+        task,
+        data.source,
+        image_size=height if height == width else f"{height}x{width}",
+        in_channels=channels,
+        num_classes=len(data.class_names),
+    )
+    if run is None:
+        return data
+    mean, std, _ = read_normalisation(run)
+    return replace(data, mean=mean, std=std)
+
+
+def fitted_files(data: ImageData) -> dict[str, str]:
+    content = {
+        "mean": data.mean.tolist(),
+        "std": data.std.tolist(),
+        "class_names": data.class_names,
+    }
+    return {NORMALISATION_FILE: json.dumps(content, indent=2) + "\n"}
+
+
+def read_normalisation(run: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """mean and std (C,) float32 of the run's training pixels, and its class names.
+
+    Raises:
+        ValueError: the file is missing or malformed.
+    """
+    path = run / NORMALISATION_FILE
+    content: Any = read_json(path)
+    try:
+        mean, std = (np.array(content[name], np.float32) for name in ("mean", "std"))
+        return mean, std, tuple(content["class_names"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is malformed ({error!r}); expected mean, std and class_names; restore it from "
+            "a copy"
+        ) from None
+
+
+def count(data: ImageData, split: SplitName) -> int:
+    return len(getattr(data, split))
+
+
+def steps_per_epoch(task: Task, data: ImageData) -> int:
+    return count_steps(len(data.train), task.training.batch_size)
+
+
+def units_per_step(task: Task) -> int:
+    return task.training.batch_size
+
+
+def training_batches(task: Task, data: ImageData, start_step: int = 0) -> Iterator[Batch]:
+    assert isinstance(task.data, ImageDataConfig)
+    return image_batches.training_batches(
+        data,
+        task.data,
+        batch_size=task.training.batch_size,
+        seed=task.training.seed,
+        start_step=start_step,
+    )
+
+
+def evaluation_batches(task: Task, data: ImageData, split: SplitName) -> Iterator[Batch]:
+    rows = getattr(data, split)
+    size = max(1, min(task.training.evaluation_batch_size, len(rows)))
+    return image_batches.evaluation_batches(rows, data, batch_size=size)
+
+
+def score(task: Task, outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return metrics.cross_entropy_and_hits(outputs, targets)
+
+
+def write_outputs(
+    folder: Path,
+    task: Task,
+    data: ImageData,
+    split: SplitName,
+    evaluation: Evaluation,
+    history: list[dict[str, Any]],
+    predict: Predict,
+) -> dict[str, Any]:
+    """predictions.csv and plots/."""
+    assert evaluation.outputs is not None
+    images, labels, names = (
+        getattr(data, split).images,
+        getattr(data, split).labels,
+        data.class_names,
+    )
+    predictions = evaluation.outputs.argmax(axis=-1)
+    confidences = np.exp(metrics.log_softmax(evaluation.outputs).max(axis=-1))
+    write_predictions(folder / "predictions.csv", names, labels, predictions, confidences)
+    drawn = folder / "plots"
+    drawn.mkdir(exist_ok=True)
+    title = f"{task.name} on {data.source}"
+    if history:
+        plots.plot_curves(history, drawn / "curves.png", title=title)
+    for draw, name in (
+        (plots.plot_confusion_matrix, "confusion_matrix.png"),
+        (plots.plot_per_class_accuracy, "per_class_accuracy.png"),
+    ):
+        draw(labels, predictions, names, drawn / name, title=title)
+    for draw, name in (
+        (plots.plot_sample_predictions, "sample_predictions.png"),
+        (plots.plot_worst_misclassifications, "worst_misclassifications.png"),
+    ):
+        draw(images, labels, predictions, confidences, names, drawn / name, title=title)
+    return summarise(predictions, labels, names)

@@ -1,0 +1,23 @@
+"""Which family a task is of: chosen by the type of its data config.
+
+>>> family = family_of(TASKS["imdb-lstm"])
+>>> family.INPUTS, family.TARGET, family.LOSS
+(('tokens', 'lengths'), 'label', 'cross-entropy')
+"""
+
+from jaxmodels.shared.data.images import ImageDataConfig
+from jaxmodels.shared.data.reviews import ReviewDataConfig
+from jaxmodels.shared.data.text import TextDataConfig
+from jaxmodels.shared.families import images, reviews, text
+from jaxmodels.shared.families.family import Family
+from jaxmodels.shared.tasks import DataConfig, Task
+
+FAMILIES: dict[type[DataConfig], Family] = {
+    ImageDataConfig: images,
+    ReviewDataConfig: reviews,
+    TextDataConfig: text,
+}
+
+
+def family_of(task: Task) -> Family:
+    return FAMILIES[type(task.data)]

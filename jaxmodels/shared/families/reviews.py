@@ -1,0 +1,144 @@
+"""Sentiment: reviews in, one of two classes out."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxmodels.shared import metrics, plots
+from jaxmodels.shared.data.batches import Batch, ordered_batches, shuffled_batches
+from jaxmodels.shared.data.batches import steps_per_epoch as count_steps
+from jaxmodels.shared.data.reviews import ReviewData, ReviewDataConfig, TokenSplit, load_reviews
+from jaxmodels.shared.data.vocabulary import Vocabulary
+from jaxmodels.shared.families.classification import summarise, write_predictions
+from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
+from jaxmodels.shared.families.sizes import check_sizes, check_vocabulary
+from jaxmodels.shared.tasks import Task
+from jaxmodels.shared.weights import read_json, replaced
+
+UNIT = "reviews"
+INPUTS = ("tokens", "lengths")
+TARGET = "label"
+LOSS = "cross-entropy"
+METRIC = "accuracy"
+KEEP_OUTPUTS = True
+
+VOCABULARY_FILE = "vocabulary.json"
+_WORST = 20  # misclassified reviews that are written out
+
+
+def load(source: str, task: Task, run: Path | None = None) -> ReviewData:
+    assert isinstance(task.data, ReviewDataConfig)
+    vocabulary = None if run is None else read_vocabulary(run)[0]
+    data = load_reviews(source, task.data, vocabulary=vocabulary)
+    check_sizes(task, data.source, num_classes=len(data.class_names))
+    check_vocabulary(task, data.source, len(data.vocabulary))
+    return data
+
+
+def fitted_files(data: ReviewData) -> dict[str, str]:
+    content = {"class_names": data.class_names, "words": data.vocabulary.to_json()}
+    return {VOCABULARY_FILE: json.dumps(content, ensure_ascii=False) + "\n"}
+
+
+def read_vocabulary(run: Path) -> tuple[Vocabulary, tuple[str, ...]]:
+    """A run's vocabulary and class names.
+
+    Raises:
+        ValueError: the file is missing or malformed.
+    """
+    path = run / VOCABULARY_FILE
+    content = read_json(path)
+    if not isinstance(content, dict) or content.keys() != {"class_names", "words"}:
+        raise ValueError(f"{path} is malformed; expected class_names and words; restore it")
+    return Vocabulary.from_json(content["words"], where=str(path)), tuple(content["class_names"])
+
+
+def count(data: ReviewData, split: SplitName) -> int:
+    return len(getattr(data, split))
+
+
+def steps_per_epoch(task: Task, data: ReviewData) -> int:
+    return count_steps(len(data.train), task.training.batch_size)
+
+
+def units_per_step(task: Task) -> int:
+    return task.training.batch_size
+
+
+def training_batches(task: Task, data: ReviewData, start_step: int = 0) -> Iterator[Batch]:
+    return shuffled_batches(
+        lambda rows, epoch: _batch(data.train, rows),
+        len(data.train),
+        batch_size=task.training.batch_size,
+        seed=task.training.seed,
+        start_step=start_step,
+    )
+
+
+def evaluation_batches(task: Task, data: ReviewData, split: SplitName) -> Iterator[Batch]:
+    rows = getattr(data, split)
+    size = max(1, min(task.training.evaluation_batch_size, len(rows)))
+    return ordered_batches(lambda chosen: _batch(rows, chosen), len(rows), batch_size=size)
+
+
+def score(task: Task, outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return metrics.cross_entropy_and_hits(outputs, targets)
+
+
+def write_outputs(
+    folder: Path,
+    task: Task,
+    data: ReviewData,
+    split: SplitName,
+    evaluation: Evaluation,
+    history: list[dict[str, Any]],
+    predict: Predict,
+) -> dict[str, Any]:
+    """predictions.csv, misclassified.txt and plots/."""
+    assert evaluation.outputs is not None
+    rows, names = getattr(data, split), data.class_names
+    predictions = evaluation.outputs.argmax(axis=-1)
+    probabilities = np.exp(metrics.log_softmax(evaluation.outputs))
+    confidences = probabilities.max(axis=-1)
+    write_predictions(folder / "predictions.csv", names, rows.labels, predictions, confidences)
+    _write_misclassified(folder / "misclassified.txt", rows, names, predictions, confidences)
+    drawn = folder / "plots"
+    drawn.mkdir(exist_ok=True)
+    title = f"{task.name} on {data.source}"
+    if history:
+        plots.plot_curves(history, drawn / "curves.png", title=title)
+    plots.plot_confusion_matrix(
+        rows.labels, predictions, names, drawn / "confusion_matrix.png", title=title
+    )
+    return summarise(predictions, rows.labels, names)
+
+
+def _batch(split: TokenSplit, rows: np.ndarray) -> Batch:
+    """tokens: (B, T) int32 padded at the end; lengths, label: (B,) int32."""
+    return {
+        "tokens": split.tokens[rows],
+        "lengths": split.lengths[rows],
+        "label": split.labels[rows],
+    }
+
+
+def _write_misclassified(
+    path: Path,
+    split: TokenSplit,
+    names: tuple[str, ...],
+    predictions: np.ndarray,
+    confidences: np.ndarray,
+) -> None:
+    """The reviews that were classified wrongly with the most confidence, as they were written."""
+    wrong = np.flatnonzero(predictions != split.labels)
+    wrong = wrong[np.argsort(-confidences[wrong], kind="stable")]
+    with replaced(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(f"{len(wrong):,} of {len(split):,} reviews are misclassified; the surest:\n")
+        for row in wrong[:_WORST]:
+            file.write(
+                f"\n# review {row}: {names[split.labels[row]]}, taken for "
+                f"{names[predictions[row]]} with {confidences[row]:.1%}\n{split.texts[row]}\n"
+            )

@@ -1,0 +1,126 @@
+"""Language modelling: a text in, the next token at every place out."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxmodels.shared import metrics, plots
+from jaxmodels.shared.configs import CharRNNConfig
+from jaxmodels.shared.data.batches import Batch
+from jaxmodels.shared.data.text import (
+    TextData,
+    TextDataConfig,
+    carried_batches,
+    carried_steps_per_epoch,
+    evaluation_windows,
+    load_text,
+    random_windows,
+)
+from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
+from jaxmodels.shared.families.sizes import check_vocabulary
+from jaxmodels.shared.generation import write_samples
+from jaxmodels.shared.tasks import Task
+from jaxmodels.shared.text_metrics import bits_per_character
+from jaxmodels.shared.tokenizers import load_tokenizer
+
+UNIT = "tokens"
+INPUTS = ("tokens",)
+TARGET = "targets"
+LOSS = "cross-entropy"
+METRIC = "accuracy"
+KEEP_OUTPUTS = False  # a vocabulary's worth of numbers a token
+
+
+def load(source: str, task: Task, run: Path | None = None) -> TextData:
+    assert isinstance(task.data, TextDataConfig)
+    tokenizer = None if run is None else load_tokenizer(run)
+    data = load_text(source, task.data, tokenizer=tokenizer)
+    check_vocabulary(task, data.source, data.tokenizer.vocabulary_size)
+    return data
+
+
+def fitted_files(data: TextData) -> dict[str, str]:
+    return dict([data.tokenizer.file()])
+
+
+def count(data: TextData, split: SplitName) -> int:
+    return max(0, len(getattr(data, split).tokens) - 1)  # the first is no target
+
+
+def steps_per_epoch(task: Task, data: TextData) -> int:
+    return carried_steps_per_epoch(
+        data.train.tokens,
+        batch_size=task.training.batch_size,
+        sequence_length=_config(task).sequence_length,
+    )
+
+
+def units_per_step(task: Task) -> int:
+    return task.training.batch_size * _config(task).sequence_length
+
+
+def training_batches(task: Task, data: TextData, start_step: int = 0) -> Iterator[Batch]:
+    """Streams that go on from batch to batch for a recurrent model, random windows for others."""
+    size, length = task.training.batch_size, _config(task).sequence_length
+    tokens = data.train.tokens
+    if isinstance(task.model, CharRNNConfig):
+        return carried_batches(
+            tokens, batch_size=size, sequence_length=length, start_step=start_step
+        )
+    return random_windows(
+        tokens,
+        batch_size=size,
+        sequence_length=length,
+        seed=task.training.seed,
+        start_step=start_step,
+    )
+
+
+def evaluation_batches(task: Task, data: TextData, split: SplitName) -> Iterator[Batch]:
+    """Streams again; a model that carries no state sees each window by itself."""
+    return evaluation_windows(
+        getattr(data, split).tokens,
+        batch_size=task.training.evaluation_batch_size,
+        sequence_length=_config(task).sequence_length,
+    )
+
+
+def score(task: Task, outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return metrics.cross_entropy_and_hits(outputs, targets)
+
+
+def write_outputs(
+    folder: Path,
+    task: Task,
+    data: TextData,
+    split: SplitName,
+    evaluation: Evaluation,
+    history: list[dict[str, Any]],
+    predict: Predict,
+) -> dict[str, Any]:
+    """samples.txt and plots/."""
+    if history:
+        drawn = folder / "plots"
+        drawn.mkdir(exist_ok=True)
+        title = f"{task.name} on {data.source}"
+        plots.plot_curves(history, drawn / "curves.png", title=title)
+    part = getattr(data, split)
+    bits = bits_per_character(
+        evaluation.loss, num_tokens=evaluation.count, num_characters=part.characters
+    )
+    path = folder / "samples.txt"
+    samples = write_samples(path, task, data.tokenizer, part.tokens, predict)
+    return {
+        "bits_per_character": bits,
+        "loss_per_character": bits * math.log(2),
+        "perplexity": math.exp(evaluation.loss),
+        **samples,
+    }
+
+
+def _config(task: Task) -> TextDataConfig:
+    assert isinstance(task.data, TextDataConfig)
+    return task.data

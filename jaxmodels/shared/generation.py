@@ -1,0 +1,115 @@
+"""Text from a trained language model: what `decoding` needs of an engine, and a run's samples.
+
+>>> step, select, state = make_decoder(task, engine.predict)
+>>> tokens = stream(step, state, prompts, vocabulary_size=65, max_new_tokens=200)
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxmodels.shared.configs import CharRNNConfig
+from jaxmodels.shared.data.text import TextDataConfig
+from jaxmodels.shared.decoding import Sampling, Select, State, Step, collect, stream
+from jaxmodels.shared.families.family import Predict
+from jaxmodels.shared.tasks import Task
+from jaxmodels.shared.text_metrics import bleu, distinct_n, repetition
+from jaxmodels.shared.tokenizers import Tokenizer
+from jaxmodels.shared.weights import replaced
+
+# Of a run's samples: how many, and the lengths of prompt and continuation in tokens.
+NUM_SAMPLES, PROMPT_LENGTH, SAMPLE_LENGTH = 4, 48, 240
+SAMPLING = Sampling(temperature=0.8)
+
+
+def make_decoder(task: Task, predict: Predict) -> tuple[Step, Select, State]:
+    """`step`, `select` and the state of rows before their first token, as `decoding` takes them."""
+    if isinstance(task.model, CharRNNConfig):
+        return _carrying_decoder(predict)
+    assert isinstance(task.data, TextDataConfig)
+    return _rereading_decoder(predict, task.data.sequence_length)
+
+
+def _carrying_decoder(predict: Predict) -> tuple[Step, Select, State]:
+    """The state is what the model carries."""
+
+    def step(state: State, tokens: np.ndarray) -> tuple[np.ndarray, State]:
+        batch = {"tokens": tokens[:, None], "reset": np.zeros(len(tokens), bool)}
+        outputs, state = predict(batch, state)  # (B, 1, V)
+        return outputs[:, 0], state
+
+    def select(state: State, rows: np.ndarray) -> State:
+        if state is None:  # before the first token all rows are alike
+            return None
+        return tuple(tuple(part[:, rows] for part in layer) for layer in state)
+
+    return step, select, None
+
+
+def _rereading_decoder(predict: Predict, context_length: int) -> tuple[Step, Select, State]:
+    """The state is the text so far, of which the model reads the last `context_length` anew."""
+
+    def step(state: State, tokens: np.ndarray) -> tuple[np.ndarray, State]:
+        text = tokens[:, None] if state is None else np.append(state, tokens[:, None], axis=1)
+        text = text[:, -context_length:]
+        # One shape throughout; what follows the last token is hidden from it.
+        padded = np.pad(text, ((0, 0), (0, context_length - text.shape[1])))
+        outputs, _ = predict({"tokens": padded}, None)  # (B, T, V)
+        return outputs[:, text.shape[1] - 1], text
+
+    def select(state: State, rows: np.ndarray) -> State:
+        return None if state is None else state[rows]
+
+    return step, select, None
+
+
+def write_samples(
+    path: Path, task: Task, tokenizer: Tokenizer, held_out: np.ndarray, predict: Predict
+) -> dict[str, Any]:
+    """Continues passages of the held-out tokens (N,), and measures what comes out.
+
+    Returns:
+        distinct_1, distinct_2 and repetition_4 of the words of samples and of the text itself, and
+        bleu of the samples against it; None where the samples are too short, or for bleu where
+        sacrebleu is not installed.
+    """
+    length = min(SAMPLE_LENGTH, (len(held_out) - 1) // 2)
+    prompt_length = min(PROMPT_LENGTH, len(held_out) - length)
+    starts = np.linspace(0, len(held_out) - prompt_length - length, NUM_SAMPLES).astype(int)
+    prompts = [held_out[start : start + prompt_length] for start in starts]
+    originals = [
+        tokenizer.decode(held_out[start + prompt_length :][:length].tolist()) for start in starts
+    ]
+    step, _, state = make_decoder(task, predict)
+    tokens = stream(
+        step,
+        state,
+        prompts,
+        vocabulary_size=tokenizer.vocabulary_size,
+        max_new_tokens=length,
+        sampling=SAMPLING,
+    )
+    samples = [tokenizer.decode(row) for row in collect(tokens, len(prompts))]
+    with replaced(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        for number, (prompt, sample) in enumerate(zip(prompts, samples, strict=True), start=1):
+            file.write(f"----- sample {number}, temperature {SAMPLING.temperature}; the prompt:\n")
+            file.write(f"{tokenizer.decode(prompt.tolist())}\n----- and on:\n{sample}\n\n")
+    try:
+        overlap = bleu(samples, originals)
+    except ValueError:  # sacrebleu is not installed
+        overlap = None
+    return {
+        "bleu": overlap,
+        **_word_statistics("", samples),
+        **_word_statistics("text_", originals),
+    }
+
+
+def _word_statistics(prefix: str, texts: list[str]) -> dict[str, float | None]:
+    words = [text.split() for text in texts]
+    return {
+        f"{prefix}distinct_1": distinct_n(words, 1),
+        f"{prefix}distinct_2": distinct_n(words, 2),
+        f"{prefix}repetition_4": repetition(words, 4),
+    }
