@@ -1,7 +1,9 @@
-"""Losses, the same formulas as `torchref.losses`."""
+"""Losses, and what is shown beside them in training: the same formulas as `torchref.losses`."""
 
 import jax
 import jax.numpy as jnp
+
+from jaxmodels.shared.configs import median_index
 
 
 def cross_entropy(
@@ -17,3 +19,30 @@ def cross_entropy(
     of_label = jnp.take_along_axis(log_probabilities, labels[..., None], axis=-1)[..., 0]
     smooth = log_probabilities.mean(axis=-1)
     return -((1 - label_smoothing) * of_label + label_smoothing * smooth).mean()
+
+
+def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """The fraction right: logits (..., K), integer labels (...) -> scalar, float32."""
+    return (logits.argmax(axis=-1) == labels).astype(jnp.float32).mean()
+
+
+def pinball_loss(
+    outputs: jax.Array, targets: jax.Array, *, quantiles: tuple[float, ...]
+) -> jax.Array:
+    """Mean quantile loss: outputs (..., H, Q), targets (..., H) -> scalar, float32 at least.
+
+    Koenker & Bassett 1978, "Regression quantiles": a target above the output of quantile q costs q
+    a unit, one below 1 - q.
+    """
+    outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+    short = targets[..., None] - outputs  # (..., H, Q)
+    levels = jnp.asarray(quantiles, short.dtype)
+    return jnp.maximum(levels * short, (levels - 1) * short).mean()
+
+
+def absolute_error(
+    outputs: jax.Array, targets: jax.Array, *, quantiles: tuple[float, ...]
+) -> jax.Array:
+    """Mean |median - target|: outputs (..., H, Q), targets (..., H) -> scalar, float32 at least."""
+    outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+    return jnp.abs(outputs[..., median_index(quantiles)] - targets).mean()

@@ -1,7 +1,8 @@
 """The Flax NNX models and their registry.
 
 A model is called as `model(images, train=False, rngs=None)`, one for texts as `model(tokens,
-lengths, train=False, rngs=None)`; `rngs` feeds dropout when training.
+lengths, train=False, rngs=None)`, a forecaster as `model(inputs, train=False, rngs=None)`; `rngs`
+feeds dropout when training.
 """
 
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxmodels.models.cnn import CNN, SimpleCNN
+from jaxmodels.models.forecaster import RecurrentForecaster
 from jaxmodels.models.linear import LogisticRegression
 from jaxmodels.models.recurrent import CharRNN, TextClassifier
 from jaxmodels.models.resnet import ResNet
@@ -22,6 +24,7 @@ MODELS: dict[type[configs.ModelConfig], Callable[..., nnx.Module]] = {
     configs.ResNetConfig: ResNet,
     configs.TextClassifierConfig: TextClassifier,
     configs.CharRNNConfig: CharRNN,
+    configs.RecurrentForecasterConfig: RecurrentForecaster,
 }
 
 
