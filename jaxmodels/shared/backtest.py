@@ -61,8 +61,8 @@ def backtest(
 
     With `test_start`, every ticker's days from that one on: what a trained model has not seen.
     A baseline is fitted anew at each of the `origins_per_span` evenly spread origins; no target
-    leaves its span. `models` join the table under their names. All installed baselines take part
-    by default, and the random walk always does.
+    leaves its span. `models`, as `model_forecaster` makes them, join the table under their names.
+    All installed baselines take part by default, and the random walk always does.
 
     Returns:
         A row for each ticker, span (and "all" of them), horizon and method: what the names of

@@ -62,8 +62,9 @@ def plot_forecasts(
     band = f"{100 * quantiles[0]:g}% to {100 * quantiles[-1]:g}% band, holds {100 * inside:.0f}%"
     median = forecasts[:, median_index(quantiles)]
     axes.fill_between(dates, lower, upper, color=BLUE, alpha=0.2, linewidth=0, label=band)
-    axes.plot(dates, actual, color=INK, linewidth=1.1, label="actual")
-    axes.plot(dates, median, color=VERMILION, linewidth=1.3, label="forecast (median)")
+    dots = {"marker": "o", "markersize": 4 if len(dates) <= 15 else 0}  # one day has no line
+    axes.plot(dates, actual, color=INK, linewidth=1.1, label="actual", **dots)
+    axes.plot(dates, median, color=VERMILION, linewidth=1.3, label="forecast (median)", **dots)
     dress(axes, x_label="", y_label="price")
     _date_axis(axes)
     axes.margins(x=0.01)
@@ -115,9 +116,9 @@ def plot_backtest(
         methods.insert(0, REFERENCE)
     spans = [span for span in dict.fromkeys(row["span"] for row in rows) if span != "all"]
     what = f"skill against the {REFERENCE}" if quantity == "skill" else "mean absolute error"
-    figure = new_figure(
-        2.2 + 3.0 * len(horizons), 2.2 + 0.34 * len(methods) + 0.2 * len(spans), f"{title}: {what}"
-    )
+    width = min(2.2 + 3.0 * len(horizons), 16.0)
+    height = 2.2 + 0.34 * len(methods) + 0.2 * len(spans)
+    figure = new_figure(width, height, f"{title}: {what}")
     panels = figure.subplots(1, len(horizons), sharey=True, squeeze=False)[0]
     for axes, horizon in zip(panels, horizons, strict=True):
         here = [row for row in rows if row["horizon"] == horizon]
@@ -183,6 +184,8 @@ def _draw_spans(
         )  # fmt: skip
     if quantity == "skill":
         axes.axvline(0, color=MUTED, linewidth=1.2, linestyle="--", label=REFERENCE)
+        low, high = axes.get_xlim()
+        axes.set_xlim(min(low, -0.05), max(high, 0.05))  # where all are the same, or undefined
     else:
         axes.set_xlim(0, None)
     axes.grid(axis="both", color=RULE, linewidth=0.8)
