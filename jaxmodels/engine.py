@@ -14,8 +14,8 @@ import numpy as np
 from flax import nnx
 
 from jaxmodels.checkpoint import Checkpoints
-from jaxmodels.losses import make_objective
 from jaxmodels.models import CharRNN, create
+from jaxmodels.objective import make_objective
 from jaxmodels.optim import make_optimizer
 from jaxmodels.shared.checksums import Position
 from jaxmodels.shared.tasks import Task

@@ -1,14 +1,9 @@
-"""Losses and metrics, the same formulas as `torchref.losses`."""
-
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+"""Losses, and what is shown beside them in training: the same formulas as `torchref.losses`."""
 
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.shared.families.registry import family_of
-from jaxmodels.shared.tasks import Task
+from jaxmodels.shared.configs import median_index
 
 
 def cross_entropy(
@@ -27,31 +22,27 @@ def cross_entropy(
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The fraction right: logits (..., K), labels (...) -> scalar."""
-    return (logits.argmax(axis=-1) == labels).mean()
+    """The fraction right: logits (..., K), integer labels (...) -> scalar, float32."""
+    return (logits.argmax(axis=-1) == labels).astype(jnp.float32).mean()
 
 
-@dataclass(frozen=True)
-class Objective:
-    """What a batch feeds the model, and what is made of its outputs.
+def pinball_loss(
+    outputs: jax.Array, targets: jax.Array, *, quantiles: tuple[float, ...]
+) -> jax.Array:
+    """Mean quantile loss: outputs (..., H, Q), targets (..., H) -> scalar, float32 at least.
 
-    `inputs` are the entries of the batch that the model is called with. loss, metric: (outputs,
-    batch[target]) -> scalar.
+    Koenker & Bassett 1978, "Regression quantiles": a target above the output of quantile q costs q
+    a unit, one below 1 - q.
     """
+    outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+    short = targets[..., None] - outputs  # (..., H, Q)
+    levels = jnp.asarray(quantiles, short.dtype)
+    return jnp.maximum(levels * short, (levels - 1) * short).mean()
 
-    inputs: tuple[str, ...] = ("image",)
-    target: str = "label"
-    loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy
-    metric: Callable[[jax.Array, jax.Array], jax.Array] = accuracy
 
-
-def make_objective(task: Task) -> Objective:
-    """A task's objective, its family's loss by name."""
-    family = family_of(task)
-    losses = {
-        "cross-entropy": (
-            partial(cross_entropy, label_smoothing=task.training.label_smoothing),
-            accuracy,
-        ),
-    }
-    return Objective(family.INPUTS, family.TARGET, *losses[family.LOSS])
+def absolute_error(
+    outputs: jax.Array, targets: jax.Array, *, quantiles: tuple[float, ...]
+) -> jax.Array:
+    """Mean |median - target|: outputs (..., H, Q), targets (..., H) -> scalar, float32 at least."""
+    outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+    return jnp.abs(outputs[..., median_index(quantiles)] - targets).mean()

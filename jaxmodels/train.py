@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from jaxmodels.losses import Objective
+from jaxmodels.objective import Objective
 from jaxmodels.optim import apply_updates
 from jaxmodels.state import Leaves, merge, split
 

@@ -13,15 +13,19 @@ import torch
 from flax import nnx
 from torch import nn
 
+import jaxmodels.losses
 import jaxmodels.models
+import torchref.losses
 import torchref.models
 from jaxmodels.models.layers import BatchNorm
 from jaxmodels.shared.configs import (
     CharRNNConfig,
     CNNConfig,
+    ForecasterConfig,
     ImageModelConfig,
     LogisticRegressionConfig,
     ModelConfig,
+    RecurrentForecasterConfig,
     ResNetConfig,
     SimpleCNNConfig,
     TextClassifierConfig,
@@ -70,6 +74,15 @@ _CHAR_LSTM = CharRNNConfig(
     vocabulary_size=13, embedding_dim=5, hidden_dim=6, num_layers=2, dropout_rate=0.3
 )
 _CHAR_GRU = replace(_CHAR_LSTM, cell="gru")
+_SERIES_LSTM = RecurrentForecasterConfig(
+    num_features=3,
+    num_horizons=2,
+    quantiles=(0.1, 0.3, 0.5, 0.95),  # not symmetric, so that no two orders of them are one
+    hidden_dim=5,
+    num_layers=2,
+    dropout_rate=0.3,
+)
+_SERIES_GRU = replace(_SERIES_LSTM, cell="gru", num_layers=1)
 
 _SGD = OptimizerConfig(learning_rate=0.01, nesterov=True, weight_decay=5e-3)
 _SGD_CLIPPED = replace(_SGD, clip_norm=0.7, nesterov=False)
@@ -95,6 +108,8 @@ _SETTINGS: dict[str, tuple[ModelConfig, OptimizerConfig, ScheduleConfig, float]]
     "text-gru": (_TEXT_GRU, _SGD_CLIPPED, _STEP, 0.1),
     "char-lstm": (_CHAR_LSTM, _SGD, _COSINE, 0.0),
     "char-gru": (_CHAR_GRU, _ADAMW, _ONE_CYCLE, 0.0),
+    "series-lstm": (_SERIES_LSTM, _ADAMW, _COSINE, 0.0),
+    "series-gru": (_SERIES_GRU, _SGD_CLIPPED, _ONE_CYCLE, 0.0),
 }
 
 
@@ -139,6 +154,8 @@ def make_pair(
             flax_call=lambda m, batch, train: m(batch["tokens"], train=train)[0],
             torch_call=lambda m, batch: m(batch["tokens"])[0],
         )
+    if isinstance(config, ForecasterConfig):
+        return _forecasts(pair, config, rng, batch_size)
     return replace(pair, batch=_images(config, rng, batch_size))
 
 
@@ -160,6 +177,25 @@ def _padded_texts(config: TextClassifierConfig, rng: np.random.Generator, count:
         "lengths": lengths,
         "label": rng.integers(config.num_classes, size=count).astype(np.int32),
     }
+
+
+def _forecasts(pair: Pair, config: ForecasterConfig, rng: np.random.Generator, count: int) -> Pair:
+    """The pair with random windows and targets, trained by the pinball loss on either side."""
+    window = getattr(config, "window", 9)  # a recurrent model takes any length
+    inputs = rng.normal(size=(count, window, config.num_features))
+    targets = rng.normal(size=(count, config.num_horizons))
+    flax_loss, torch_loss = (
+        partial(side.pinball_loss, quantiles=config.quantiles)
+        for side in (jaxmodels.losses, torchref.losses)
+    )
+    return replace(
+        pair,
+        batch={"inputs": inputs.astype(np.float32), "label": targets.astype(np.float32)},
+        flax_recipe=replace(pair.flax_recipe, loss=flax_loss),
+        torch_recipe=replace(pair.torch_recipe, loss=torch_loss),
+        flax_call=lambda m, batch, train: m(batch["inputs"], train=train),
+        torch_call=lambda m, batch: m(batch["inputs"]),
+    )
 
 
 def _case(name: str) -> Pair:

@@ -17,9 +17,11 @@ import optax
 from flax import nnx
 
 from jaxmodels import optim
+from jaxmodels.losses import pinball_loss
 from jaxmodels.models import SimpleCNN, create
 from jaxmodels.models.layers import BatchNorm, Conv
 from jaxmodels.models.recurrent import GRU, LSTM, State, gru_cell, lstm_cell
+from jaxmodels.shared.configs import ForecasterConfig
 from jaxmodels.shared.schedules import ScheduleConfig, learning_rate
 from jaxmodels.shared.tasks import OptimizerConfig
 from jaxmodels.shared.weights import LEAF_RULES, LeafRule, WeightRules
@@ -224,14 +226,14 @@ def _lecun_initializer(pair: Pair) -> Pair:
     return dataclasses.replace(pair, fresh=(lambda seed: create(config, seed=seed), pair.fresh[1]))
 
 
-def _sample_deviation(pair: Pair) -> Pair:
-    """As if divided by the deviation with n - 1, over the pixels of 50,000 images."""
-    factor = (1 - 1 / (50_000 * 1024)) ** 0.5
+def _sample_deviation(name: str, count: int) -> Injection:
+    """As if divided by the deviation with n - 1, of `count` values."""
+    factor = (1 - 1 / count) ** 0.5
 
     def change(batch: Arrays) -> Arrays:
-        return batch | {"image": batch["image"].astype(np.float64) * factor}
+        return batch | {name: batch[name].astype(np.float64) * factor}
 
-    return dataclasses.replace(pair, flax_batch=change)
+    return lambda pair: dataclasses.replace(pair, flax_batch=change)
 
 
 def _label_out_of_range(pair: Pair) -> Pair:
@@ -306,6 +308,13 @@ def _smooth_others(pair: Pair) -> Pair:
     return _recipe(pair, loss=loss)
 
 
+def _swap_asymmetry(pair: Pair) -> Pair:
+    config = config_of(pair.name)
+    assert isinstance(config, ForecasterConfig)
+    swapped = tuple(1 - quantile for quantile in config.quantiles)
+    return _recipe(pair, loss=partial(pinball_loss, quantiles=swapped))
+
+
 # --- The table ------------------------------------------------------------------------------------
 
 
@@ -339,13 +348,25 @@ _ON_FORWARD = _on(
     ("rate means keep", "dropout", "simplecnn", _set(nnx.Dropout, "rate", 0.7)),
     ("bfloat16 passes", "matmul precision", "logistic", _bfloat16_product),
     ("a float32 cast inside", "float64", "simplecnn", _float32_leak),
-    ("sample standard deviation of 50,000 images", "std", "logistic", _sample_deviation),
+    (
+        "sample standard deviation of 50,000 images",
+        "std",
+        "logistic",
+        _sample_deviation("image", 50_000 * 1024),
+    ),
+    (
+        "sample standard deviation of 2,000 days",
+        "scaler ddof",
+        "series-lstm",
+        _sample_deviation("inputs", 2_000),
+    ),
 )
 _ON_GRADIENT = _on(
     "gradient",
     ("label K of K classes", "out-of-range id", "logistic", _label_out_of_range),
     ("one of the two biases is trained", "LSTM biases", "char-lstm", _one_trained_bias),
     ("eps / (K - 1) on the others", "label smoothing", "logistic-adamw", _smooth_others),
+    ("1 - q above and q below", "pinball asymmetry", "series-gru", _swap_asymmetry),
 )
 _ON_STEP = _on(
     "step",

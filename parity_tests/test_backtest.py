@@ -1,12 +1,14 @@
 """A backtest shows every method the past alone, and tells skill from none."""
 
 import os
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 
 from jaxmodels.shared import forecast_metrics as metrics
-from jaxmodels.shared.backtest import backtest
+from jaxmodels.shared.backtest import backtest, model_forecaster
 from jaxmodels.shared.baselines import (
     BaselineConfig,
     Forecast,
@@ -14,6 +16,8 @@ from jaxmodels.shared.baselines import (
     installed_baselines,
 )
 from jaxmodels.shared.data.price_sources import Prices, read_prices
+from jaxmodels.shared.data.price_tables import PriceTable
+from jaxmodels.shared.data.series import SeriesData, SeriesDataConfig, make_windows
 from parity_tests.price_series import CONFIG, NAIVE, history_of, walk
 
 # Imported here, before pytest sets its filters of warnings: the import sets some of its own.
@@ -86,6 +90,106 @@ def test_backtest_counts_the_forecasts_that_overlap():
     made = metrics.diebold_mariano(actual, 1.01 * reference, reference, horizon=3)
     assert made is not None
     assert row["p_value"] == pytest.approx(made[1])
+
+
+def test_backtest_begins_where_it_is_told():
+    """Every ticker's first target is its first day of the test span, whatever its own length."""
+    prices = prices_of(A=walk(400))
+    table = prices.frames["A"]
+    prices.frames["B"] = PriceTable(table.dates[100:], {"close": walk(300, 1)})
+    origins = []
+
+    def spy(history: History, horizons: tuple[int, ...]) -> Forecast:
+        origins.append(history.dates[-1])
+        return Forecast(*[history.prices[-1:]] * 3)
+
+    options = {"baselines": (), "models": {"spy": spy}, "spans": 2, "origins_per_span": 10}
+    backtest(prices, (1,), test_start=table.dates[340], **options)
+    assert {origins[0], origins[20]} == {table.dates[339]}
+    with pytest.raises(ValueError, match="no room for 10 origins"):
+        backtest(prices, (1,), test_start=table.dates[-1] + 1, **options)
+
+
+QUANTILES = (0.05, 0.5, 0.95)
+HORIZONS = (1, 5, 20)
+
+
+def windows_of(prices: Prices, **changes: Any) -> SeriesData:
+    features = ("log_return", "rsi_5")
+    config = SeriesDataConfig(window=10, horizons=HORIZONS, features=features, **changes)
+    return make_windows(prices, config)
+
+
+def backtest_model(
+    prices: Prices, horizons: tuple[int, ...], data: SeriesData, predict: Any, **options: Any
+) -> list[dict[str, Any]]:
+    """Rows of the random walk and of "model", in turn, over the test span of `data`."""
+    models = {"model": model_forecaster(predict, data, QUANTILES)}
+    chosen = {"spans": 1, "origins_per_span": 12, "test_start": data.test_start} | options
+    return backtest(prices, horizons, baselines=(), models=models, **chosen)
+
+
+def test_a_model_that_foretells_no_move_is_the_random_walk():
+    """Log returns of zero give its row to the bit, but for the interval, which has no width."""
+    prices = prices_of(A=walk(400), B=walk(400, 1))
+    data = windows_of(prices, scaler="none")
+
+    def predict(inputs: np.ndarray) -> np.ndarray:
+        return np.zeros((len(inputs), 3, 3), np.float32)
+
+    rows = backtest_model(prices, (5, 20), data, predict)
+    assert len(rows) == 2 * 2 * 2
+    for of_walk, of_model in zip(rows[::2], rows[1::2], strict=True):
+        assert of_model == of_walk | {"method": "model", "coverage": 0.0}
+    rows = backtest_model(prices, (5, 20), data, lambda x: predict(x) + 1e-6)
+    for of_walk, of_model in zip(rows[::2], rows[1::2], strict=True):  # the control
+        assert of_model["mae"] != of_walk["mae"]
+
+
+def test_a_model_is_shown_its_own_windows_and_scored_at_the_horizons_asked_for():
+    """An oracle that knows its windows by heart has skill 1, whatever the order of horizons."""
+    prices = prices_of(A=walk(400))
+    data = windows_of(prices)
+    known = data.test.inputs()
+
+    def predict(inputs: np.ndarray) -> np.ndarray:
+        (place,) = np.flatnonzero((known == inputs).all(axis=(1, 2)))
+        return np.repeat(data.test.targets[place, None, :, None], 3, axis=-1)  # (1, H, Q)
+
+    for horizons in ((20, 1), HORIZONS):
+        rows = backtest_model(prices, horizons, data, predict)
+        assert [row["skill"] for row in rows[1::2]] == pytest.approx([1] * len(horizons), abs=1e-5)
+
+
+def test_a_models_interval_is_that_of_its_outer_quantiles():
+    prices = prices_of(A=walk(400))
+    close = prices.frames["A"].columns["close"]
+    data = windows_of(prices, scaler="none")
+    outputs = np.broadcast_to([-0.02, 0.01, 0.03], (1, 3, 3))
+    made = model_forecaster(lambda inputs: outputs, data, QUANTILES)(history_of(close), (1, 5))
+    found = np.stack([made.lower, made.point, made.upper], axis=-1)
+    np.testing.assert_allclose(np.log(found / close[-1]), outputs[0, :2], rtol=1e-12)
+    rows = backtest_model(prices, (1,), data, lambda inputs: outputs, origins_per_span=79)
+    moves = np.diff(np.log(close))[-80:-1]  # from the day before the test span on
+    inside = ((moves >= -0.02) & (moves <= 0.03)).mean()
+    assert 0.5 < inside < 0.99
+    assert rows[1]["coverage"] == pytest.approx(inside)
+
+
+def test_a_model_refuses_to_forecast_what_it_was_trained_on():
+    prices = prices_of(A=walk(400))
+    days = prices.frames["A"].dates
+    data = windows_of(prices)
+    assert data.test_start == days[320]
+    run = partial(backtest_model, prices, data=data, predict=lambda x: np.zeros((1, 3, 3)))
+    run((1,))
+    for early in (days[319], None):  # one day too early, and the last 30 percent
+        with pytest.raises(
+            ValueError, match=f"trained or validated on; pass test_start={days[320]}"
+        ):
+            run((1,), test_start=early)
+    with pytest.raises(ValueError, match=r"forecasts close at \(1, 5, 20\).*, got close at \(2,\)"):
+        run((2,))
 
 
 def test_backtest_tells_skill_from_none():

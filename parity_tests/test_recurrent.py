@@ -143,7 +143,7 @@ def test_an_id_outside_the_vocabulary_is_not_another_word():
     assert np.isnan(model(np.full((1, 2), 17), np.array([2]))).all()  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("case", ["text-lstm", "char-gru"])
+@pytest.mark.parametrize("case", ["text-lstm", "char-gru", "series-lstm"])
 def test_hot_recurrent_weights_neither_vanish_nor_saturate(case):
     pair = CASES[case]()
     leaves = hot_leaves(pair, 0)

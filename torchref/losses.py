@@ -1,14 +1,9 @@
-"""Losses and metrics, the same formulas as `jaxmodels.losses`."""
-
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+"""Losses, and what is shown beside them in training: the same formulas as `jaxmodels.losses`."""
 
 import torch
 import torch.nn.functional as F
 
-from jaxmodels.shared.families.registry import family_of
-from jaxmodels.shared.tasks import Task
+from jaxmodels.shared.configs import median_index
 
 
 def cross_entropy(
@@ -24,31 +19,27 @@ def cross_entropy(
 
 
 def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The fraction right: logits (..., K), labels (...) -> scalar."""
+    """The fraction right: logits (..., K), integer labels (...) -> scalar, float32."""
     return (logits.argmax(dim=-1) == labels).float().mean()
 
 
-@dataclass(frozen=True)
-class Objective:
-    """What a batch feeds the model, and what is made of its outputs.
+def pinball_loss(
+    outputs: torch.Tensor, targets: torch.Tensor, *, quantiles: tuple[float, ...]
+) -> torch.Tensor:
+    """Mean quantile loss: outputs (..., H, Q), targets (..., H) -> scalar, float32 at least.
 
-    `inputs` are the entries of the batch that the model is called with. loss, metric: (outputs,
-    batch[target]) -> scalar.
+    Koenker & Bassett 1978, "Regression quantiles": a target above the output of quantile q costs q
+    a unit, one below 1 - q.
     """
+    outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+    short = targets[..., None] - outputs  # (..., H, Q)
+    levels = torch.tensor(quantiles, dtype=short.dtype, device=short.device)
+    return torch.maximum(levels * short, (levels - 1) * short).mean()
 
-    inputs: tuple[str, ...] = ("image",)
-    target: str = "label"
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = cross_entropy
-    metric: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = accuracy
 
-
-def make_objective(task: Task) -> Objective:
-    """A task's objective, its family's loss by name."""
-    family = family_of(task)
-    losses = {
-        "cross-entropy": (
-            partial(cross_entropy, label_smoothing=task.training.label_smoothing),
-            accuracy,
-        ),
-    }
-    return Objective(family.INPUTS, family.TARGET, *losses[family.LOSS])
+def absolute_error(
+    outputs: torch.Tensor, targets: torch.Tensor, *, quantiles: tuple[float, ...]
+) -> torch.Tensor:
+    """Mean |median - target|: outputs (..., H, Q), targets (..., H) -> scalar, float32 at least."""
+    outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+    return (outputs[..., median_index(quantiles)] - targets).abs().mean()

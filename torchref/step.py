@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from jaxmodels.shared.tasks import Task
-from torchref.losses import make_objective
 from torchref.models import CharRNN
+from torchref.objective import make_objective
 from torchref.optim import prepare_gradients, set_learning_rate
 
 Batch = dict[str, torch.Tensor]

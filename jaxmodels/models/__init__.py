@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxmodels.models.cnn import CNN, SimpleCNN
+from jaxmodels.models.forecaster import RecurrentForecaster
 from jaxmodels.models.linear import LogisticRegression
 from jaxmodels.models.recurrent import CharRNN, TextClassifier
 from jaxmodels.models.resnet import ResNet
@@ -22,6 +23,7 @@ MODELS: dict[type[configs.ModelConfig], Callable[..., nnx.Module]] = {
     configs.ResNetConfig: ResNet,
     configs.TextClassifierConfig: TextClassifier,
     configs.CharRNNConfig: CharRNN,
+    configs.RecurrentForecasterConfig: RecurrentForecaster,
 }
 
 

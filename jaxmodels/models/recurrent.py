@@ -15,7 +15,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxmodels.models.layers import Embedding, linear
-from jaxmodels.shared.configs import CharRNNConfig, TextClassifierConfig
+from jaxmodels.shared.configs import (
+    CharRNNConfig,
+    RecurrentForecasterConfig,
+    TextClassifierConfig,
+)
 
 State = tuple[jax.Array, ...]  # each (directions, B, H): (h, c) of an LSTM, (h,) of a GRU
 Cell = Callable[[jax.Array, jax.Array, State], State]
@@ -145,7 +149,7 @@ class Recurrent(nnx.Module):
     def __init__(
         self,
         input_size: int,
-        config: TextClassifierConfig | CharRNNConfig,
+        config: TextClassifierConfig | CharRNNConfig | RecurrentForecasterConfig,
         *,
         bidirectional: bool = False,
         dtype: jnp.dtype | None,

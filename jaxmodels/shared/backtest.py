@@ -22,8 +22,10 @@ from jaxmodels.shared.baselines import (
     forecast_prices,
     installed_baselines,
 )
+from jaxmodels.shared.configs import median_index
 from jaxmodels.shared.data.price_sources import Prices
 from jaxmodels.shared.data.price_tables import PriceTable
+from jaxmodels.shared.data.series import SeriesData
 from jaxmodels.shared.data.series_features import select_column
 
 REFERENCE = "random walk"
@@ -53,12 +55,14 @@ def backtest(
     spans: int = 3,
     origins_per_span: int = 20,
     test_fraction: float = 0.3,
+    test_start: np.datetime64 | None = None,
 ) -> list[dict[str, Any]]:
     """Forecasts the last `test_fraction` of each ticker, cut into `spans` of equal length.
 
+    With `test_start`, every ticker's days from that one on: what a trained model has not seen.
     A baseline is fitted anew at each of the `origins_per_span` evenly spread origins; no target
-    leaves its span. `models` join the table under their names. All installed baselines take part
-    by default, and the random walk always does.
+    leaves its span. `models`, as `model_forecaster` makes them, join the table under their names.
+    All installed baselines take part by default, and the random walk always does.
 
     Returns:
         A row for each ticker, span (and "all" of them), horizon and method: what the names of
@@ -82,7 +86,10 @@ def backtest(
     rows: list[dict[str, Any]] = []
     for ticker, table in prices.frames.items():
         values = select_column(table, price, where=ticker)
-        origins = _choose_origins(ticker, table, horizons, spans, origins_per_span, test_fraction)
+        first = len(table) * (1 - test_fraction)
+        if test_start is not None:
+            first = float(np.searchsorted(table.dates, test_start))
+        origins = _choose_origins(ticker, len(table), first, horizons, spans, origins_per_span)
         parts = [_forecast_span(table, price, own, horizons, forecasters) for own in origins]
         if spans > 1:
             parts.append(_join(parts))
@@ -95,24 +102,58 @@ def backtest(
     return rows
 
 
+def model_forecaster(
+    predict: Callable[[np.ndarray], np.ndarray],
+    data: SeriesData,
+    quantiles: tuple[float, ...],
+) -> Forecaster:
+    """A trained model as a method of `backtest`, next to the baselines.
+
+    `predict` maps windows (N, T, F) float32 to outputs (N, H, Q) at the horizons of `data`, which
+    it was trained on, and `quantiles`. The point is the median, the interval that of the outer
+    quantiles. Pass `test_start=data.test_start` to `backtest`, so that no target is of a day that
+    training or validation has seen; an earlier origin is refused.
+
+    >>> models = {"LSTM": model_forecaster(predict, data, config.quantiles)}
+    >>> backtest(prices, (1, 5), models=models, test_start=data.test_start)
+    """
+    config = data.config
+    # The earliest row whose next one is a test day. Tickers with gaps have later ones, of which a
+    # history does not tell; `test_start` is exact for each.
+    first_origin = data.test.dates.min() if len(data.test) else data.test_start - 1
+
+    def forecast(history: History, horizons: tuple[int, ...]) -> Forecast:
+        if history.dates[-1] < first_origin:
+            raise ValueError(
+                f"a forecast from {history.dates[-1]} is of days before {data.test_start}, which "
+                f"the model has been trained or validated on; pass test_start={data.test_start}"
+            )
+        if history.price != config.price or not set(horizons) <= set(config.horizons):
+            raise ValueError(
+                f"the model forecasts {config.price} at {config.horizons}; expected no other than "
+                f"those, got {history.price} at {horizons}"
+            )
+        outputs = predict(data.newest_inputs(history.table))  # (1, H, Q)
+        prices = data.to_prices(outputs, history.prices[-1:])[0]
+        chosen = prices[[config.horizons.index(horizon) for horizon in horizons]]
+        return Forecast(chosen[:, median_index(quantiles)], chosen[:, 0], chosen[:, -1])
+
+    return forecast
+
+
 def _choose_origins(
-    ticker: str,
-    table: PriceTable,
-    horizons: tuple[int, ...],
-    spans: int,
-    count: int,
-    test_fraction: float,
+    ticker: str, length: int, first: float, horizons: tuple[int, ...], spans: int, count: int
 ) -> list[np.ndarray]:
-    """The rows of the origins of each span, evenly spread."""
+    """The rows of the origins of each span of the rows from `first` on, evenly spread."""
     last = max(horizons)
-    bounds = np.linspace(len(table) * (1 - test_fraction), len(table), spans + 1).astype(int)
+    bounds = np.linspace(first, length, spans + 1).astype(int)
     origins = []
     for start, stop in pairwise(bounds):
         room = stop - last - start  # origins whose targets end within the span
         if start < 1 or room < count:
             raise ValueError(
                 f"{ticker}: a span of {stop - start} rows has no room for {count} origins with "
-                f"targets {last} rows on; take fewer or shorter, or a larger test_fraction"
+                f"targets {last} rows on; take fewer or shorter, or a longer test span"
             )
         stride = room // (count - 1)
         origins.append(start - 1 + stride * np.arange(count))

@@ -174,8 +174,34 @@ class CharRNNConfig:
         _require_rate(self, "dropout_rate")
 
 
+@dataclass(frozen=True)
+class RecurrentForecasterConfig:
+    """LSTM or GRU layers over a window; its last step, dropout, a linear layer.
+
+    Every horizon gets one output a quantile, of which 0.5 is the point forecast. Initialised as
+    `TextClassifierConfig` says.
+    """
+
+    num_features: int = 1
+    num_horizons: int = 3
+    quantiles: tuple[float, ...] = (0.05, 0.5, 0.95)
+    cell: Literal["lstm", "gru"] = "lstm"
+    hidden_dim: int = 64
+    num_layers: int = 1
+    dropout_rate: float = 0.0
+    initializer: Initializer = "lecun-normal"
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "num_features", "num_horizons", "hidden_dim", "num_layers")
+        _require_quantiles(self)
+        _require_choice(self, "cell", ("lstm", "gru"))
+        _require_choice(self, "initializer", tuple(INITIALIZER_GAINS))
+        _require_rate(self, "dropout_rate")
+
+
 ImageModelConfig = LogisticRegressionConfig | SimpleCNNConfig | CNNConfig | ResNetConfig
-ModelConfig = ImageModelConfig | TextClassifierConfig | CharRNNConfig
+ForecasterConfig = RecurrentForecasterConfig
+ModelConfig = ImageModelConfig | TextClassifierConfig | CharRNNConfig | ForecasterConfig
 
 CONFIGS: dict[str, type[ModelConfig]] = {
     "LogisticRegression": LogisticRegressionConfig,
@@ -184,12 +210,18 @@ CONFIGS: dict[str, type[ModelConfig]] = {
     "ResNet": ResNetConfig,
     "TextClassifier": TextClassifierConfig,
     "CharRNN": CharRNNConfig,
+    "RecurrentForecaster": RecurrentForecasterConfig,
 }
 
 
 def architecture(config: ModelConfig) -> str:
     """The model's class name, which both frameworks share: `"ResNet"` for a `ResNetConfig`."""
     return next(name for name, kind in CONFIGS.items() if type(config) is kind)
+
+
+def median_index(quantiles: tuple[float, ...]) -> int:
+    """The place of the quantile nearest 0.5, whose output is the point forecast."""
+    return min(range(len(quantiles)), key=lambda place: abs(quantiles[place] - 0.5))
 
 
 def to_json(config: ModelConfig) -> dict[str, Any]:
@@ -257,6 +289,15 @@ def _require_choice(config: Any, name: str, choices: tuple[str, ...]) -> None:
 def _require_rate(config: Any, name: str) -> None:
     if not 0 <= getattr(config, name) < 1:
         raise ValueError(f"{name} {getattr(config, name)} must be in [0, 1)")
+
+
+def _require_quantiles(config: Any) -> None:
+    quantiles = config.quantiles
+    between = all(isinstance(item, float) and 0 < item < 1 for item in quantiles)
+    if not between or list(quantiles) != sorted(set(quantiles)) or 0.5 not in quantiles:
+        raise ValueError(
+            f"quantiles {quantiles} must ascend, lie in (0, 1) and hold 0.5; try 0.05 0.5 0.95"
+        )
 
 
 def _require_training_defaults(config: Any) -> None:

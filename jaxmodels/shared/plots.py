@@ -1,28 +1,37 @@
 """Figures of a run: learning curves, confusion matrix, accuracy by class, predictions, errors.
 
-Every function writes one PNG, titled `title` and what it shows. Matplotlib is used through `Figure`
-objects alone (no pyplot), so that nothing global changes and no display is needed. Colours are
-Okabe and Ito's (2008), which the colour-blind tell apart; right and wrong also differ by a mark.
+Every function writes one PNG, titled `title` and what it shows. Right and wrong differ by a mark
+besides their colour.
 
     plot_curves(history, "run/curves.png", title="cifar10-resnet20, Flax")
 """
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxmodels.shared.figures import (
+    BLUE,
+    GREEN,
+    INK,
+    MUTED,
+    RED,
+    RULE,
+    VERMILION,
+    dress,
+    new_figure,
+    percent_axis,
+    save,
+    save_note,
+    shorten,
+)
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-DOTS_PER_INCH = 120
 GRID_ROWS, GRID_COLUMNS = 4, 6
-
-INK, MUTED, RULE = "#1f2933", "#5f6b7a", "#dde2e8"
-BLUE, VERMILION, GREEN, RED = "#0072b2", "#d55e00", "#00734f", "#b3123b"
 
 # Above this many classes a confusion matrix cannot hold readable numbers.
 MAX_ANNOTATED_CLASSES = 20
@@ -38,7 +47,7 @@ def plot_curves(
 ) -> None:
     """Loss and metric by epoch, side by side; validation where the history has it."""
     shown = metric.replace("_", " ")
-    figure = _new_figure(10.0, 4.2, f"{title}: loss and {shown} by epoch")
+    figure = new_figure(10.0, 4.2, f"{title}: loss and {shown} by epoch")
     loss_axes, metric_axes = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
     for axes, quantity, unit in ((loss_axes, "loss", loss_unit), (metric_axes, metric, "")):
@@ -54,7 +63,7 @@ def plot_curves(
                     # the line of long ones.
                     marker=marker, markersize=5 if len(epochs) <= 15 else 0,
                 )  # fmt: skip
-        _dress(axes, x_label="epoch", y_label=f"{quantity.replace('_', ' ')}{unit}")
+        dress(axes, x_label="epoch", y_label=f"{quantity.replace('_', ' ')}{unit}")
         axes.grid(axis="y", color=RULE, linewidth=0.8)
         axes.locator_params(axis="x", integer=True)
         axes.margins(x=0.04, y=0.08)
@@ -62,12 +71,12 @@ def plot_curves(
             axes.set_xticks(epochs)
             axes.set_ylim(0, 1 if quantity == "accuracy" else None)
     if metric == "accuracy":
-        _percent_axis(metric_axes, "y")
+        percent_axis(metric_axes, "y")
         _mark_best_validation(metric_axes, epochs, _column(history, "validation_accuracy"))
     for axes in (loss_axes, metric_axes):
         if axes.lines:
             axes.legend(frameon=False, labelcolor=INK)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_confusion_matrix(
@@ -89,18 +98,18 @@ def plot_confusion_matrix(
     shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
 
     side = float(np.clip(2.4 + 0.52 * num_classes, 5.0, 13.0))
-    figure = _new_figure(side + 1.2, side, f"{title}\nconfusion matrix, % of each true class")
+    figure = new_figure(side + 1.2, side, f"{title}\nconfusion matrix, % of each true class")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
     bar.outline.set_visible(False)
     bar.ax.tick_params(colors=MUTED, labelsize=8, length=0)
     bar.set_label("share of the true class", color=INK)
-    _percent_axis(bar.ax, "y")
+    percent_axis(bar.ax, "y")
 
-    _dress(axes, x_label="predicted class", y_label="true class")
+    dress(axes, x_label="predicted class", y_label="true class")
     font_size = 9 if num_classes <= MAX_ANNOTATED_CLASSES else 5.5
-    names = [_shorten(name) for name in class_names]
+    names = [shorten(name) for name in class_names]
     axes.set_xticks(range(num_classes), names, rotation=90, fontsize=font_size)
     axes.set_yticks(range(num_classes), names, fontsize=font_size)
     axes.spines[:].set_visible(False)
@@ -111,7 +120,7 @@ def plot_confusion_matrix(
                 column, row, f"{100 * share:.0f}" if share >= 0.005 else "<1",
                 ha="center", va="center", fontsize=8.5, color="white" if share > 0.5 else INK,
             )  # fmt: skip
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_per_class_accuracy(
@@ -131,7 +140,7 @@ def plot_per_class_accuracy(
     order = np.argsort(-accuracy, kind="stable")  # classes without examples come last
 
     crowded = len(class_names) > 30
-    figure = _new_figure(
+    figure = new_figure(
         7.5, 1.8 + (0.17 if crowded else 0.34) * len(class_names), f"{title}: accuracy by class"
     )
     axes = figure.subplots()
@@ -151,15 +160,15 @@ def plot_per_class_accuracy(
         axes.legend(
             frameon=False, labelcolor=INK, loc="lower right", bbox_to_anchor=(1, 1), borderpad=0
         )
-    _dress(axes, x_label="accuracy, with the 95% Wilson interval", y_label="")
-    names = [f"{_shorten(class_names[int(i)])} ({totals[i]:,})" for i in order]
+    dress(axes, x_label="accuracy, with the 95% Wilson interval", y_label="")
+    names = [f"{shorten(class_names[int(i)])} ({totals[i]:,})" for i in order]
     axes.set_yticks(range(len(names)), names, fontsize=6.5 if crowded else 9)
     axes.set_ylim(len(names) - 0.4, -0.6)  # the first class on top
     axes.set_xlim(0, 1.01)
     axes.grid(axis="x", color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
-    _percent_axis(axes, "x")
-    _save(figure, path)
+    percent_axis(axes, "x")
+    save(figure, path)
 
 
 def plot_sample_predictions(
@@ -176,13 +185,11 @@ def plot_sample_predictions(
     captions = []
     shown = range(min(len(images), GRID_ROWS * GRID_COLUMNS))
     for i in shown:
-        predicted = (
-            f"{_shorten(class_names[int(predictions[i])])} {_percent(float(confidences[i]))}"
-        )
+        predicted = f"{shorten(class_names[int(predictions[i])])} {_percent(float(confidences[i]))}"
         if predictions[i] == labels[i]:
             captions.append((f"✓ {predicted}", GREEN))
         else:
-            true = _shorten(class_names[int(labels[i])])
+            true = shorten(class_names[int(labels[i])])
             captions.append((f"✗ {predicted}\ntrue: {true}", RED))
     _image_grid(
         [images[i] for i in shown],
@@ -210,8 +217,8 @@ def plot_worst_misclassifications(
     worst = wrong[by_confidence][: GRID_ROWS * GRID_COLUMNS]
     captions = []
     for i in worst:
-        predicted = _shorten(class_names[int(predictions[i])])
-        true = _shorten(class_names[int(labels[i])])
+        predicted = shorten(class_names[int(predictions[i])])
+        true = shorten(class_names[int(labels[i])])
         captions.append((f"{predicted} ({_percent(float(confidences[i]))})\n/ {true}", INK))
     shown = f"the surest errors ({len(worst)} of {len(wrong):,})"
     _image_grid(
@@ -240,12 +247,10 @@ def _image_grid(
 ) -> None:
     """images: (H, W, C) uint8 each, C 1 or 3; a caption is (text, colour)."""
     if not images:
-        figure = _new_figure(7.0, 2.4, title.split("\n")[0])
-        figure.text(0.5, 0.42, when_empty, ha="center", va="center", fontsize=13, color=MUTED)
-        _save(figure, path)
+        save_note(when_empty, path, title=title.split("\n")[0])
         return
     rows = -(-len(images) // GRID_COLUMNS)
-    figure = _new_figure(10.5, 0.9 + 2.15 * rows, title)
+    figure = new_figure(10.5, 0.9 + 2.15 * rows, title)
     grid = figure.subplots(rows, GRID_COLUMNS, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -254,7 +259,7 @@ def _image_grid(
         axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         # The second line is left empty where there is none, so that the images stand in rows.
         axes.set_title(text if "\n" in text else f"{text}\n", fontsize=9, color=colour, pad=4)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _mark_best_validation(axes: "Axes", epochs: list[int], accuracy: np.ndarray) -> None:
@@ -268,41 +273,6 @@ def _mark_best_validation(axes: "Axes", epochs: list[int], accuracy: np.ndarray)
     )  # fmt: skip
 
 
-def _new_figure(width: float, height: float, title: str) -> "Figure":
-    """A white figure (inches) with its title, wrapped to the width; labels are never clipped."""
-    from matplotlib.figure import Figure  # here, for it takes half a second to import
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)  # inches
-    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout=layout)
-    columns = int(width * 10)
-    lines = [wrapped for line in title.split("\n") for wrapped in textwrap.wrap(line, columns)]
-    # parse_math: a class or file name may hold a dollar sign.
-    figure.suptitle("\n".join(lines), fontsize=12, color=INK, fontweight="bold", parse_math=False)
-    return figure
-
-
-def _save(figure: "Figure", path: str | Path) -> None:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=DOTS_PER_INCH, facecolor="white")
-    figure.clear()
-
-
-def _dress(axes: "Axes", *, x_label: str, y_label: str) -> None:
-    axes.set_xlabel(x_label, color=INK)
-    axes.set_ylabel(y_label, color=INK)
-    axes.tick_params(colors=MUTED, labelcolor=INK, labelsize=9, length=0)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(MUTED)
-
-
-def _percent_axis(axes: "Axes", axis: str) -> None:
-    from matplotlib.ticker import PercentFormatter
-
-    getattr(axes, f"{axis}axis").set_major_formatter(PercentFormatter(1.0))
-
-
 def _column(history: Sequence[dict], name: str) -> np.ndarray:
     """(epochs,) float64, NaN where the row has no value."""
     values = (row.get(name) for row in history)
@@ -312,8 +282,3 @@ def _column(history: Sequence[dict], name: str) -> np.ndarray:
 def _percent(confidence: float) -> str:
     """Never 100% for a confidence below one: 99.96% is not certainty."""
     return f"{100 * confidence:.0f}%" if confidence < 0.995 or confidence >= 1 else ">99%"
-
-
-def _shorten(name: str, limit: int = 18) -> str:
-    name = name.replace("$", r"\$")
-    return name if len(name) <= limit else name[: limit - 1] + "…"

@@ -16,6 +16,7 @@ from jaxmodels.shared.configs import (
     ImageModelConfig,
     LogisticRegressionConfig,
     ModelConfig,
+    RecurrentForecasterConfig,
     ResNetConfig,
     SimpleCNNConfig,
     TextClassifierConfig,
@@ -34,7 +35,7 @@ MODELS_OF: dict[type[DataConfig], tuple[type[ModelConfig], ...]] = {
     ImageDataConfig: typing.get_args(ImageModelConfig),
     ReviewDataConfig: (TextClassifierConfig,),
     TextDataConfig: (CharRNNConfig,),
-    SeriesDataConfig: (),
+    SeriesDataConfig: (RecurrentForecasterConfig,),
 }
 
 
@@ -216,6 +217,28 @@ _TASKS = (
         schedule=ScheduleConfig(name="cosine", warmup_fraction=0.05),
         training=TrainingConfig(epochs=20, batch_size=64, evaluation_batch_size=64),
         goal="1.55 nats a character of Tiny Shakespeare's last tenth",
+    ),
+    Task(
+        name="prices-lstm",
+        description="log returns 1, 5 and 20 days ahead and their quantiles: an LSTM",
+        model=RecurrentForecasterConfig(cell="lstm", dropout_rate=0.2),
+        data=SeriesDataConfig(),
+        optimizer=OptimizerConfig(name="adamw", learning_rate=1e-3, weight_decay=1e-2),
+        schedule=ScheduleConfig(name="cosine", warmup_fraction=0.1),
+        training=TrainingConfig(epochs=20, batch_size=64, early_stopping_patience=5),
+        parity=ParityConfig(metric_epochs=4),
+        goal="to beat the random walk; on prices nobody should expect it",
+    ),
+    Task(
+        name="prices-gru",
+        description="log returns 1, 5 and 20 days ahead and their quantiles: a GRU",
+        model=RecurrentForecasterConfig(cell="gru", dropout_rate=0.2),
+        data=SeriesDataConfig(),
+        optimizer=OptimizerConfig(name="adamw", learning_rate=1e-3, weight_decay=1e-2),
+        schedule=ScheduleConfig(name="cosine", warmup_fraction=0.1),
+        training=TrainingConfig(epochs=20, batch_size=64, early_stopping_patience=5),
+        parity=ParityConfig(metric_epochs=4),
+        goal="to beat the random walk; on prices nobody should expect it",
     ),
 )
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from jaxmodels.shared import configs
 from torchref.models.cnn import CNN, SimpleCNN
+from torchref.models.forecaster import RecurrentForecaster
 from torchref.models.linear import LogisticRegression
 from torchref.models.recurrent import CharRNN, TextClassifier
 from torchref.models.resnet import ResNet
@@ -18,6 +19,7 @@ MODELS: dict[type[configs.ModelConfig], Callable[..., nn.Module]] = {
     configs.ResNetConfig: ResNet,
     configs.TextClassifierConfig: TextClassifier,
     configs.CharRNNConfig: CharRNN,
+    configs.RecurrentForecasterConfig: RecurrentForecaster,
 }
 
 

@@ -10,7 +10,11 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from jaxmodels.shared.configs import CharRNNConfig, TextClassifierConfig
+from jaxmodels.shared.configs import (
+    CharRNNConfig,
+    RecurrentForecasterConfig,
+    TextClassifierConfig,
+)
 from torchref.models.layers import initialize
 
 State = tuple[torch.Tensor, ...]  # each (directions, B, H): (h, c) of an LSTM, (h,) of a GRU
@@ -56,7 +60,7 @@ class Recurrent(nn.Module):
     def __init__(
         self,
         input_size: int,
-        config: TextClassifierConfig | CharRNNConfig,
+        config: TextClassifierConfig | CharRNNConfig | RecurrentForecasterConfig,
         *,
         bidirectional: bool = False,
     ):

@@ -133,6 +133,7 @@ class SeriesData:
 
     source: str
     tickers: tuple[str, ...]
+    prices: Prices
     config: SeriesDataConfig
     train: Windows
     validation: Windows
@@ -186,21 +187,28 @@ class _Ticker:
 
 
 def load_series(
-    source: str, config: SeriesDataConfig, *, tickers: Sequence[str] = ()
+    source: str,
+    config: SeriesDataConfig,
+    *,
+    tickers: Sequence[str] = (),
+    scalers: tuple[Scaler, Scaler] | None = None,
 ) -> SeriesData:
-    """Reads `source`, as `read_prices` does, and cuts it into windows.
+    """Reads `source`, as `read_prices` does, and cuts it into windows, as `make_windows` does.
 
     Raises:
         ValueError: the source is unknown, unreachable or malformed, or too short for the config.
     """
-    return make_windows(read_prices(source, tickers=tickers), config)
+    return make_windows(read_prices(source, tickers=tickers), config, scalers=scalers)
 
 
-def make_windows(prices: Prices, config: SeriesDataConfig) -> SeriesData:
+def make_windows(
+    prices: Prices, config: SeriesDataConfig, *, scalers: tuple[Scaler, Scaler] | None = None
+) -> SeriesData:
     """Windows of all tickers, pooled; none crosses from one ticker to the next.
 
     The spans are of the calendar, the same for every ticker. The scalers are fitted on the training
-    span alone: the features of its days, the targets of its windows.
+    span alone: the features of its days, the targets of its windows. Those that are given, of
+    inputs and of targets, are kept.
 
     Raises:
         ValueError: a ticker is too short for a window, a span has none, or a feature is unknown.
@@ -218,8 +226,10 @@ def make_windows(prices: Prices, config: SeriesDataConfig) -> SeriesData:
             )
     seen = [one.features[one.warm_up :][one.dates[one.warm_up :] < starts[0]] for one in series]
     known = [one.targets[own == 0] for one, own in zip(series, spans, strict=True)]
-    input_scaler = _fit_scaler(np.concatenate(seen), config.scaler)
-    target_scaler = _fit_scaler(np.concatenate(known), config.scaler)
+    input_scaler, target_scaler = scalers or (
+        _fit_scaler(np.concatenate(seen), config.scaler),
+        _fit_scaler(np.concatenate(known), config.scaler),
+    )
     rows = np.concatenate([input_scaler(one.features) for one in series]).astype(np.float32)
     pools = {
         name: _pool(series, [own == number for own in spans], rows, config.window, target_scaler)
@@ -228,6 +238,7 @@ def make_windows(prices: Prices, config: SeriesDataConfig) -> SeriesData:
     return SeriesData(
         source=prices.source,
         tickers=prices.tickers,
+        prices=prices,
         config=config,
         **pools,
         validation_start=starts[0],

@@ -7,8 +7,9 @@
 
 from jaxmodels.shared.data.images import ImageDataConfig
 from jaxmodels.shared.data.reviews import ReviewDataConfig
+from jaxmodels.shared.data.series import SeriesDataConfig
 from jaxmodels.shared.data.text import TextDataConfig
-from jaxmodels.shared.families import images, reviews, text
+from jaxmodels.shared.families import images, reviews, series, text
 from jaxmodels.shared.families.family import Family
 from jaxmodels.shared.tasks import DataConfig, Task
 
@@ -16,6 +17,7 @@ FAMILIES: dict[type[DataConfig], Family] = {
     ImageDataConfig: images,
     ReviewDataConfig: reviews,
     TextDataConfig: text,
+    SeriesDataConfig: series,
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmodels.shared import metrics, plots
+from jaxmodels.shared import metrics, plots, review_plots
 from jaxmodels.shared.data.batches import Batch, ordered_batches, shuffled_batches
 from jaxmodels.shared.data.batches import steps_per_epoch as count_steps
 from jaxmodels.shared.data.reviews import ReviewData, ReviewDataConfig, TokenSplit, load_reviews
@@ -113,7 +113,19 @@ def write_outputs(
     plots.plot_confusion_matrix(
         rows.labels, predictions, names, drawn / "confusion_matrix.png", title=title
     )
-    return summarise(predictions, rows.labels, names)
+    positive = probabilities[:, 1]
+    review_plots.plot_roc(positive, rows.labels, drawn / "roc.png", title=title)
+    review_plots.plot_sentiment_distribution(
+        positive, rows.labels, names, drawn / "sentiment_distribution.png", title=title
+    )
+    by_class = metrics.precision_recall_f1(predictions, rows.labels, len(names))
+    return {
+        **{f"macro_{name}": metrics.macro_average(values) for name, values in by_class.items()},
+        **{name: dict(zip(names, values, strict=True)) for name, values in by_class.items()},
+        "area_under_roc": metrics.area_under_roc(positive, rows.labels),
+        **summarise(predictions, rows.labels, names),
+        "test_reviews_seen_in_training": data.duplicates,
+    }
 
 
 def _batch(split: TokenSplit, rows: np.ndarray) -> Batch:

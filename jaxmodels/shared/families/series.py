@@ -1,0 +1,224 @@
+"""Forecasting: a window of features in, quantiles of the target at several horizons out."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxmodels.shared import forecast_plots, plots
+from jaxmodels.shared.backtest import backtest, model_forecaster
+from jaxmodels.shared.configs import median_index
+from jaxmodels.shared.data.batches import Batch, ordered_batches, shuffled_batches
+from jaxmodels.shared.data.batches import steps_per_epoch as count_steps
+from jaxmodels.shared.data.series import (
+    Scaler,
+    SeriesData,
+    SeriesDataConfig,
+    Windows,
+    load_series,
+)
+from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
+from jaxmodels.shared.families.sizes import check_sizes
+from jaxmodels.shared.forecast_table import write_table
+from jaxmodels.shared.tasks import Task
+from jaxmodels.shared.weights import read_json, replaced
+
+UNIT = "windows"
+INPUTS = ("inputs",)
+TARGET = "label"
+LOSS = "pinball"
+METRIC = "absolute_error"  # of the median, in the scaler's unit
+KEEP_OUTPUTS = True
+
+SCALERS_FILE = "scalers.json"
+_SCALERS = ("inputs", "targets")
+
+
+def load(source: str, task: Task, run: Path | None = None) -> SeriesData:
+    config = task.data
+    assert isinstance(config, SeriesDataConfig)
+    scalers = None if run is None else read_scalers(run)
+    check_sizes(task, "data", num_features=len(config.features), num_horizons=len(config.horizons))
+    if hasattr(task.model, "window"):
+        check_sizes(task, "data", window=config.window)
+    return load_series(source, config, scalers=scalers)
+
+
+def fitted_files(data: SeriesData) -> dict[str, str]:
+    scalers = zip(_SCALERS, (data.input_scaler, data.target_scaler), strict=True)
+    content = {
+        name: {"shift": scaler.shift.tolist(), "scale": scaler.scale.tolist()}
+        for name, scaler in scalers
+    }
+    return {SCALERS_FILE: json.dumps(content, indent=2) + "\n"}
+
+
+def read_scalers(run: Path) -> tuple[Scaler, Scaler]:
+    """A run's scalers of inputs and of targets.
+
+    Raises:
+        ValueError: the file is missing or malformed.
+    """
+    path = run / SCALERS_FILE
+    content: Any = read_json(path)
+    try:
+        inputs, targets = (
+            Scaler(*(np.array(content[name][part], np.float64) for part in ("shift", "scale")))
+            for name in _SCALERS
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is malformed ({error!r}); expected shift and scale of {' and '.join(_SCALERS)}"
+            "; restore it from a copy"
+        ) from None
+    return inputs, targets
+
+
+def count(data: SeriesData, split: SplitName) -> int:
+    return len(getattr(data, split))
+
+
+def steps_per_epoch(task: Task, data: SeriesData) -> int:
+    return count_steps(len(data.train), task.training.batch_size)
+
+
+def units_per_step(task: Task) -> int:
+    return task.training.batch_size
+
+
+def training_batches(task: Task, data: SeriesData, start_step: int = 0) -> Iterator[Batch]:
+    return shuffled_batches(
+        lambda rows, epoch: _batch(data.train, rows),
+        len(data.train),
+        batch_size=task.training.batch_size,
+        seed=task.training.seed,
+        start_step=start_step,
+    )
+
+
+def evaluation_batches(task: Task, data: SeriesData, split: SplitName) -> Iterator[Batch]:
+    windows = getattr(data, split)
+    size = max(1, min(task.training.evaluation_batch_size, len(windows)))
+    return ordered_batches(lambda rows: _batch(windows, rows), len(windows), batch_size=size)
+
+
+def score(task: Task, outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    quantiles = np.array(_quantiles(task))
+    short = targets[..., None].astype(np.float64) - outputs  # (B, H, Q)
+    losses = np.maximum(quantiles * short, (quantiles - 1) * short).mean(axis=(1, 2))
+    return losses, np.abs(short[..., median_index(_quantiles(task))]).mean(axis=1)
+
+
+def write_outputs(
+    folder: Path,
+    task: Task,
+    data: SeriesData,
+    split: SplitName,
+    evaluation: Evaluation,
+    history: list[dict[str, Any]],
+    predict: Predict,
+) -> dict[str, Any]:
+    """predictions.csv and plots/; of the test split also backtest.csv and table.md.
+
+    The table sets the model beside every baseline, from the same origins.
+    """
+    assert evaluation.outputs is not None
+    windows = getattr(data, split)
+    prices = data.to_prices(evaluation.outputs, windows.origin_prices)  # (N, H, Q)
+    actual = data.to_prices(windows.targets, windows.origin_prices)  # (N, H)
+    _write_predictions(folder / "predictions.csv", task, data, windows, prices, actual)
+    drawn = folder / "plots"
+    drawn.mkdir(exist_ok=True)
+    title = f"{task.name} on {data.source}"
+    if history:
+        path = drawn / "curves.png"
+        plots.plot_curves(history, path, title=title, loss_unit=" (pinball)", metric=METRIC)
+    _draw_forecasts(drawn, task, data, windows, prices, actual)
+    if split != "test":
+        return {}
+
+    def outputs_of(inputs: np.ndarray) -> np.ndarray:
+        return predict({"inputs": inputs}, None)[0]
+
+    rows = backtest(
+        data.prices,
+        data.config.horizons,
+        price=data.config.price,
+        models={task.name: model_forecaster(outputs_of, data, _quantiles(task))},
+        test_start=data.test_start,
+    )
+    forecast_plots.plot_error_by_horizon(rows, drawn / "error_by_horizon.png", title=title)
+    forecast_plots.plot_backtest(rows, drawn / "backtest.png", title=title)
+    verdicts = write_table(folder, rows, task.name)
+    return {"backtest": [row for row in rows if row["span"] == "all"], "verdicts": verdicts}
+
+
+def _batch(windows: Windows, rows: np.ndarray) -> Batch:
+    """inputs: (B, T, F) float32; label: (B, H) float32, scaled."""
+    return {"inputs": windows.inputs(rows), "label": windows.targets[rows]}
+
+
+def _quantiles(task: Task) -> tuple[float, ...]:
+    return task.model.quantiles  # type: ignore[union-attr]
+
+
+def _write_predictions(
+    path: Path,
+    task: Task,
+    data: SeriesData,
+    windows: Windows,
+    prices: np.ndarray,
+    actual: np.ndarray,
+) -> None:
+    """One row an origin and horizon: the price that came, and the quantiles forecast for it."""
+    with replaced(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.writer(file)
+        names = [f"quantile_{quantile:g}" for quantile in _quantiles(task)]
+        writer.writerow(["ticker", "origin", "origin_price", "horizon", "actual", *names])
+        for row, (day, ticker) in enumerate(zip(windows.dates, windows.tickers, strict=True)):
+            for place, horizon in enumerate(data.config.horizons):
+                values = [windows.origin_prices[row], actual[row, place], *prices[row, place]]
+                origin, came, *quantiles = (f"{value:.6g}" for value in values)
+                writer.writerow([data.tickers[ticker], day, origin, horizon, came, *quantiles])
+
+
+def _draw_forecasts(
+    folder: Path,
+    task: Task,
+    data: SeriesData,
+    windows: Windows,
+    prices: np.ndarray,
+    actual: np.ndarray,
+) -> None:
+    """The forecasts of every ticker, and the residuals of all, at each horizon."""
+    median = median_index(_quantiles(task))
+    for place, horizon in enumerate(data.config.horizons):
+        for number, ticker in enumerate(data.tickers):
+            own = windows.tickers == number
+            if own.any():
+                days = _days_ahead(data, ticker, windows.dates[own], horizon)
+                forecast_plots.plot_forecasts(
+                    days,
+                    actual[own, place],
+                    prices[own, place],
+                    _quantiles(task),
+                    folder / f"forecast_{ticker}_{horizon}.png",
+                    title=f"{task.name} on {ticker}",
+                    horizon=horizon,
+                )
+        forecast_plots.plot_residuals(
+            windows.dates,
+            actual[:, place] - prices[:, place, median],
+            folder / f"residuals_{horizon}.png",
+            title=f"{task.name} on {data.source}",
+            horizon=horizon,
+        )
+
+
+def _days_ahead(data: SeriesData, ticker: str, dates: np.ndarray, horizon: int) -> np.ndarray:
+    """The day `horizon` rows after each date: (N,)."""
+    days = data.prices.frames[ticker].dates
+    return days[np.searchsorted(days, dates) + horizon]

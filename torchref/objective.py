@@ -1,0 +1,41 @@
+"""What a batch feeds a model, and what is made of its outputs: a task's objective.
+
+>>> objective = make_objective(TASKS["cifar10-resnet20"])
+>>> objective.loss(model(*[batch[name] for name in objective.inputs]), batch[objective.target])
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from jaxmodels.shared.families.registry import family_of
+from jaxmodels.shared.tasks import Task
+from torchref.losses import absolute_error, accuracy, cross_entropy, pinball_loss
+
+
+@dataclass(frozen=True)
+class Objective:
+    """`inputs` are the entries of the batch that the model is called with, in order.
+
+    loss, metric: (outputs, batch[target]) -> scalar.
+    """
+
+    inputs: tuple[str, ...] = ("image",)
+    target: str = "label"
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = cross_entropy
+    metric: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = accuracy
+
+
+def make_objective(task: Task) -> Objective:
+    """The loss that the task's family names, with the task's settings."""
+    family = family_of(task)
+    if family.LOSS == "pinball":
+        quantiles = task.model.quantiles  # type: ignore[union-attr]
+        loss = partial(pinball_loss, quantiles=quantiles)
+        metric = partial(absolute_error, quantiles=quantiles)
+    else:
+        loss = partial(cross_entropy, label_smoothing=task.training.label_smoothing)
+        metric = accuracy
+    return Objective(family.INPUTS, family.TARGET, loss, metric)
