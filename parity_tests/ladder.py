@@ -63,7 +63,8 @@ CLAIMS: dict[str, str] = {
     "step": "parameters, optimizer slots and BatchNorm statistics agree after ten steps",
     "curve": "step after step on the same batches, Flax's loss stays as close to torch's as "
     "torch stays to itself when its weights move by one unit in the last place or it uses float64",
-    "metric": "the test accuracies over several seeds are equivalent (paired TOST, 90% interval)",
+    "metric": "the final accuracies or errors over several seeds are equivalent (paired TOST, 90% "
+    "interval)",
     "resume": "a run stopped and resumed is bit for bit the run that was not",
 }
 

@@ -358,10 +358,12 @@ def curve_chart(curves: Curves, *, left: float, right: float, top: float, bottom
 
 
 def accuracy_chart(accuracies: Accuracies, *, left: float, right: float) -> dict:
-    """Pairs by seed in percent, and the interval of their mean difference in points."""
-    pairs = [(100 * f, 100 * t) for f, t in zip(accuracies.flax, accuracies.torch, strict=True)]
-    low, high = (100 * end for end in accuracies.interval)
-    margin = 100 * accuracies.margin
+    """Pairs by seed and the interval of their mean difference; accuracies in percent and points."""
+    percent = accuracies.metric.endswith("accuracy")
+    scale = 100 if percent else 1
+    pairs = [(scale * f, scale * t) for f, t in zip(accuracies.flax, accuracies.torch, strict=True)]
+    low, high = (scale * end for end in accuracies.interval)
+    margin = scale * accuracies.margin
     reach = 1.15 * max((abs(v) for v in (low, high, margin) if math.isfinite(v)), default=1.0)
     mean = sum(f - t for f, t in pairs) / len(pairs) if pairs else math.nan
     return {
@@ -371,6 +373,8 @@ def accuracy_chart(accuracies: Accuracies, *, left: float, right: float) -> dict
         "mean": mean, "low": low, "high": high, "margin": margin,
         "inside": -margin < low and high < margin,
         "finite": all(map(math.isfinite, (mean, low, high))),
+        "unit": "%" if percent else "", "points_unit": " points" if percent else "",
+        "format": "%.2f" if percent else "%.4f",
     }  # fmt: skip
 
 

@@ -88,7 +88,10 @@ class Curves:
 
 @dataclass(frozen=True)
 class Accuracies:
-    """Final test accuracies by seed, paired, and the interval of the two one-sided tests."""
+    """Final metrics by seed, paired, and the interval of the two one-sided tests.
+
+    `metric` is what was measured, and on which split: "test accuracy", "test absolute error".
+    """
 
     task: str
     flax: tuple[float, ...]
@@ -96,6 +99,7 @@ class Accuracies:
     margin: float
     interval: tuple[float, float]
     confidence: float
+    metric: str = "test accuracy"
 
 
 @dataclass(frozen=True)

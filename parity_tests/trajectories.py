@@ -124,6 +124,7 @@ def metric_rung(
     interval = tost_interval(found["flax"], found["torch"])
     margin = task.parity.metric_margin
     family, split = family_of(task), final_split(task, data)
+    metric = f"{split} {family.METRIC.replace('_', ' ')}"
     difference = np.mean(found["flax"]) - np.mean(found["torch"])
     verdict = Verdict(
         task.name,
@@ -132,11 +133,17 @@ def metric_rung(
         max(map(abs, interval)),
         margin,
         f"mean difference {difference:+.5f}",
-        note=f"{split} {family.METRIC.replace('_', ' ')}, {seeds} seeds, {training.epochs} epochs "
+        note=f"{metric}, {seeds} seeds, {training.epochs} epochs "
         f"each on {data.source}; {family.count(data, split):,} {family.UNIT}",
     )
     accuracies = Accuracies(
-        task.name, tuple(found["flax"]), tuple(found["torch"]), margin, interval, CONFIDENCE
+        task.name,
+        tuple(found["flax"]),
+        tuple(found["torch"]),
+        margin,
+        interval,
+        CONFIDENCE,
+        metric,
     )
     return verdict, accuracies
 

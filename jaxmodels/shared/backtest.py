@@ -102,6 +102,17 @@ def backtest(
     return rows
 
 
+def room_for(
+    prices: Prices, horizons: tuple[int, ...], test_start: np.datetime64, spans: int
+) -> int:
+    """The most origins that each of `spans` may have from `test_start` on, for every ticker."""
+    rooms = []
+    for table in prices.frames.values():
+        bounds = _bounds(len(table), float(np.searchsorted(table.dates, test_start)), spans)
+        rooms += [stop - max(horizons) - start for start, stop in pairwise(bounds)]
+    return int(min(rooms))
+
+
 def model_forecaster(
     predict: Callable[[np.ndarray], np.ndarray],
     data: SeriesData,
@@ -146,9 +157,8 @@ def _choose_origins(
 ) -> list[np.ndarray]:
     """The rows of the origins of each span of the rows from `first` on, evenly spread."""
     last = max(horizons)
-    bounds = np.linspace(first, length, spans + 1).astype(int)
     origins = []
-    for start, stop in pairwise(bounds):
+    for start, stop in pairwise(_bounds(length, first, spans)):
         room = stop - last - start  # origins whose targets end within the span
         if start < 1 or room < count:
             raise ValueError(
@@ -158,6 +168,10 @@ def _choose_origins(
         stride = room // (count - 1)
         origins.append(start - 1 + stride * np.arange(count))
     return origins
+
+
+def _bounds(length: int, first: float, spans: int) -> np.ndarray:
+    return np.linspace(first, length, spans + 1).astype(int)
 
 
 def _forecast_span(

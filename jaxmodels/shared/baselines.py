@@ -200,6 +200,15 @@ def installed_baselines() -> tuple[str, ...]:
     return tuple(name for name in BASELINES if name != "Prophet" or find_spec("prophet"))
 
 
+def check_installed() -> None:
+    """Raises a ValueError where a library of the baselines (but for Prophet's) is missing."""
+    if find_spec("statsmodels") is None:
+        raise ValueError(
+            "the table of forecasts needs statsmodels, which is not installed; "
+            "run: pip install 'jaxmodels[forecast]'"
+        )
+
+
 def forecast_prices(
     name: str,
     history: History,

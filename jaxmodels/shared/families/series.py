@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from jaxmodels.shared import forecast_plots, plots
-from jaxmodels.shared.backtest import backtest, model_forecaster
+from jaxmodels.shared.backtest import Forecaster, backtest, model_forecaster, room_for
+from jaxmodels.shared.baselines import check_installed
 from jaxmodels.shared.configs import median_index
 from jaxmodels.shared.data.batches import Batch, ordered_batches, shuffled_batches
 from jaxmodels.shared.data.batches import steps_per_epoch as count_steps
@@ -35,6 +36,7 @@ KEEP_OUTPUTS = True
 
 SCALERS_FILE = "scalers.json"
 _SCALERS = ("inputs", "targets")
+_BACKTESTS = ((3, 20), (1, 20), (1, 5))  # spans, origins in each
 
 
 def load(source: str, task: Task, run: Path | None = None) -> SeriesData:
@@ -44,6 +46,7 @@ def load(source: str, task: Task, run: Path | None = None) -> SeriesData:
     check_sizes(task, "data", num_features=len(config.features), num_horizons=len(config.horizons))
     if hasattr(task.model, "window"):
         check_sizes(task, "data", window=config.window)
+    check_installed()  # before hours of training, after which the table would fail
     return load_series(source, config, scalers=scalers)
 
 
@@ -143,17 +146,30 @@ def write_outputs(
     def outputs_of(inputs: np.ndarray) -> np.ndarray:
         return predict({"inputs": inputs}, None)[0]
 
-    rows = backtest(
-        data.prices,
-        data.config.horizons,
-        price=data.config.price,
-        models={task.name: model_forecaster(outputs_of, data, _quantiles(task))},
-        test_start=data.test_start,
-    )
+    model = model_forecaster(outputs_of, data, _quantiles(task))
+    rows = _backtest(data, {task.name: model})
+    if not rows:
+        return {"verdicts": ["the test span is too short for a backtest"]}
     forecast_plots.plot_error_by_horizon(rows, drawn / "error_by_horizon.png", title=title)
     forecast_plots.plot_backtest(rows, drawn / "backtest.png", title=title)
     verdicts = write_table(folder, rows, task.name)
     return {"backtest": [row for row in rows if row["span"] == "all"], "verdicts": verdicts}
+
+
+def _backtest(data: SeriesData, models: dict[str, Forecaster]) -> list[dict[str, Any]]:
+    """Over as many spans as the test days have room for; none, if they have none at all."""
+    for spans, origins in _BACKTESTS:
+        if room_for(data.prices, data.config.horizons, data.test_start, spans) >= origins:
+            return backtest(
+                data.prices,
+                data.config.horizons,
+                price=data.config.price,
+                models=models,
+                spans=spans,
+                origins_per_span=origins,
+                test_start=data.test_start,
+            )
+    return []
 
 
 def _batch(windows: Windows, rows: np.ndarray) -> Batch:
