@@ -10,9 +10,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxmodels.models.cnn import CNN, SimpleCNN
+from jaxmodels.models.gpt2 import GPT2
 from jaxmodels.models.linear import LogisticRegression
 from jaxmodels.models.recurrent import CharRNN, TextClassifier
 from jaxmodels.models.resnet import ResNet
+from jaxmodels.models.time_series import TimeSeriesTransformer
 from jaxmodels.shared import configs
 
 MODELS: dict[type[configs.ModelConfig], Callable[..., nnx.Module]] = {
@@ -22,6 +24,8 @@ MODELS: dict[type[configs.ModelConfig], Callable[..., nnx.Module]] = {
     configs.ResNetConfig: ResNet,
     configs.TextClassifierConfig: TextClassifier,
     configs.CharRNNConfig: CharRNN,
+    configs.GPT2Config: GPT2,
+    configs.TimeSeriesTransformerConfig: TimeSeriesTransformer,
 }
 
 
