@@ -17,22 +17,27 @@ import jaxmodels.losses
 import jaxmodels.models
 import torchref.losses
 import torchref.models
+from jaxmodels.models.attention import MultiHeadAttention
 from jaxmodels.models.layers import BatchNorm
 from jaxmodels.shared.configs import (
     CharRNNConfig,
     CNNConfig,
     ForecasterConfig,
+    GPT2Config,
     ImageModelConfig,
+    LanguageModelConfig,
     LogisticRegressionConfig,
     ModelConfig,
     RecurrentForecasterConfig,
     ResNetConfig,
     SimpleCNNConfig,
     TextClassifierConfig,
+    TimeSeriesTransformerConfig,
 )
 from jaxmodels.shared.schedules import ScheduleConfig
 from jaxmodels.shared.tasks import OptimizerConfig, Task
 from parity_tests.pairs import Arrays, Pair, Recipe
+from torchref.models.attention import MultiHeadAttention as TorchMultiHeadAttention
 
 # Larger rates make the trajectories themselves diverge: at 0.1 a gradient's float64 rounding has
 # grown to 3e-10 after nine steps. The step rung therefore caps the rate, and keeps its bound.
@@ -83,6 +88,36 @@ _SERIES_LSTM = RecurrentForecasterConfig(
     dropout_rate=0.3,
 )
 _SERIES_GRU = replace(_SERIES_LSTM, cell="gru", num_layers=1)
+_GPT2 = GPT2Config(
+    vocabulary_size=13,
+    context_length=11,
+    hidden_dim=15,
+    num_layers=2,
+    num_heads=3,
+    mlp_dim=14,
+    dropout_rate=0.3,
+)
+_SERIES_PATCH = TimeSeriesTransformerConfig(
+    num_features=3,
+    window=25,
+    num_horizons=2,
+    quantiles=(0.1, 0.4, 0.5, 0.9),
+    patch_length=7,
+    patch_stride=5,
+    hidden_dim=12,
+    num_layers=2,
+    num_heads=2,
+    mlp_dim=11,
+    dropout_rate=0.3,
+)
+_SERIES_PLAIN = replace(
+    _SERIES_PATCH,
+    window=9,
+    patch_length=1,
+    patch_stride=1,
+    channel_independent=False,
+    instance_norm=False,
+)
 
 _SGD = OptimizerConfig(learning_rate=0.01, nesterov=True, weight_decay=5e-3)
 _SGD_CLIPPED = replace(_SGD, clip_norm=0.7, nesterov=False)
@@ -110,6 +145,9 @@ _SETTINGS: dict[str, tuple[ModelConfig, OptimizerConfig, ScheduleConfig, float]]
     "char-gru": (_CHAR_GRU, _ADAMW, _ONE_CYCLE, 0.0),
     "series-lstm": (_SERIES_LSTM, _ADAMW, _COSINE, 0.0),
     "series-gru": (_SERIES_GRU, _SGD_CLIPPED, _ONE_CYCLE, 0.0),
+    "gpt2": (_GPT2, _ADAMW, _COSINE, 0.0),
+    "series-plain": (_SERIES_PLAIN, _SGD_CLIPPED, _ONE_CYCLE, 0.0),
+    "series-patch": (_SERIES_PATCH, _ADAMW, _COSINE, 0.0),
 }
 
 
@@ -147,12 +185,18 @@ def make_pair(
             torch_call=lambda m, batch: m(batch["tokens"], batch["lengths"]),
         )
     if isinstance(config, CharRNNConfig):
-        tokens = rng.integers(config.vocabulary_size, size=(batch_size, 9)).astype(np.int32)
         return replace(
             pair,
-            batch={"tokens": tokens[:, :-1], "label": tokens[:, 1:]},
+            batch=_running_text(config, rng, batch_size),
             flax_call=lambda m, batch, train: m(batch["tokens"], train=train)[0],
             torch_call=lambda m, batch: m(batch["tokens"])[0],
+        )
+    if isinstance(config, GPT2Config):
+        return replace(
+            pair,
+            batch=_running_text(config, rng, batch_size),
+            flax_call=lambda m, batch, train: m(batch["tokens"], train=train),
+            torch_call=lambda m, batch: m(batch["tokens"]),
         )
     if isinstance(config, ForecasterConfig):
         return _forecasts(pair, config, rng, batch_size)
@@ -177,6 +221,12 @@ def _padded_texts(config: TextClassifierConfig, rng: np.random.Generator, count:
         "lengths": lengths,
         "label": rng.integers(config.num_classes, size=count).astype(np.int32),
     }
+
+
+def _running_text(config: LanguageModelConfig, rng: np.random.Generator, count: int) -> Arrays:
+    """Texts of 8 tokens, and the same one token on."""
+    tokens = rng.integers(config.vocabulary_size, size=(count, 9)).astype(np.int32)
+    return {"tokens": tokens[:, :-1], "label": tokens[:, 1:]}
 
 
 def _forecasts(pair: Pair, config: ForecasterConfig, rng: np.random.Generator, count: int) -> Pair:
@@ -236,9 +286,52 @@ def _offset_case() -> Pair:
     return Pair("norm-offset", FlaxNorm(5, 7), TorchNorm(5, 7), batch)
 
 
+class FlaxMasked(nnx.Module):
+    """Attention among valid steps, a linear layer on the mean: x (B, T, C) -> logits (B, K)."""
+
+    def __init__(self, width: int, num_heads: int, num_classes: int):
+        shared = {"initializer": "lecun-normal", "dtype": None, "rngs": nnx.Rngs(0)}
+        self.attention = MultiHeadAttention(width, num_heads, dropout_rate=0.3, **shared)
+        self.linear = nnx.Linear(width, num_classes, rngs=nnx.Rngs(0))
+
+    def __call__(self, x: jax.Array, valid: jax.Array, *, train: bool = False) -> jax.Array:
+        return self.linear(self.attention(x, valid[:, None, None], train=train).mean(axis=1))
+
+
+class TorchMasked(nn.Module):
+    """The twin of `FlaxMasked`."""
+
+    def __init__(self, width: int, num_heads: int, num_classes: int):
+        super().__init__()
+        self.attention = TorchMultiHeadAttention(width, num_heads, dropout_rate=0.3)
+        self.linear = nn.Linear(width, num_classes)
+
+    def forward(self, x: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.attention(x, valid[:, None, None]).mean(dim=1))
+
+
+def _masked_case() -> Pair:
+    """Rows of 0 to 8 valid steps of 9: some may attend to nothing at all."""
+    rng = np.random.default_rng(0)
+    batch = {
+        "x": rng.normal(size=(20, 9, 10)).astype(np.float32),
+        "valid": np.arange(9) < (np.arange(20) % 9)[:, None],
+        "label": rng.integers(7, size=20).astype(np.int32),
+    }
+    return Pair(
+        "attention-masked",
+        FlaxMasked(10, 2, 7),
+        TorchMasked(10, 2, 7),
+        batch,
+        flax_call=lambda m, batch, train: m(batch["x"], batch["valid"], train=train),
+        torch_call=lambda m, batch: m(batch["x"], batch["valid"]),
+    )
+
+
 CASES: dict[str, Callable[[], Pair]] = {
     **{name: partial(_case, name) for name in _SETTINGS},
     "norm-offset": _offset_case,
+    "attention-masked": _masked_case,
 }
 
 

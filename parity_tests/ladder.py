@@ -77,6 +77,9 @@ OBSERVERS: dict[str, Callable[[Pair, list[Arrays], Dtype], list[Observation]]] =
 # Errors below two units in the last place of float32 count as equal: their ratio is luck.
 FLOAT32_FLOOR = 2 * float(np.finfo(np.float32).eps)
 
+# A tensor this small beside the others of its module is the rounding of an exact zero in float64.
+VANISHING = 1e-12
+
 # Of a float32 verdict, one leaf and one side: how surely luck alone does not exceed the bound.
 CONFIDENCE = 0.996
 
@@ -184,28 +187,52 @@ def observe_rung(pair: Pair, rung: str, *, hot: bool, draws: int) -> list[Verdic
         return [_verdict(pair, rung, dtype, failure) for dtype in ("float64", "float32")]
     names = list(in64[0][1])
     extra = [n for n in in64[0][0] if n not in in64[0][1]]
-    leaves64 = [
-        LeafError(n, max(relative_error(flax.get(n), truth[n]) for flax, truth in in64))
+    truths = [truth for _, truth in in64]
+    norms = [module_norms(truth) for truth in truths]
+
+    def errors(observed: list[Observation], side: int, name: str) -> list[float]:
+        found = (both[side].get(name) for both in observed)
+        return [
+            relative_error(value, truth[name], of_modules[_module(name)])
+            for value, truth, of_modules in zip(found, truths, norms, strict=True)
+        ]
+
+    leaves64 = [LeafError(n, max(errors(in64, 0, n))) for n in names]
+    leaves64 += [LeafError(f"only in Flax: {n}", math.inf) for n in extra]
+    leaves32 = [LeafError(n, error_ratio(errors(in32, 0, n), errors(in32, 1, n))) for n in names]
+    vanishing = [
+        n
         for n in names
-    ] + [LeafError(f"only in Flax: {n}", math.inf) for n in extra]
-    leaves32 = []
-    for name in names:
-        truths = [truth[name] for _, truth in in64]
-        flax = [relative_error(f.get(name), t) for (f, _), t in zip(in32, truths, strict=True)]
-        other = [relative_error(o[name], t) for (_, o), t in zip(in32, truths, strict=True)]
-        leaves32.append(LeafError(name, error_ratio(flax, other)))
+        if all(_vanishes(t[n], norm[_module(n)]) for t, norm in zip(truths, norms, strict=True))
+    ]
+    note = f"zero but for rounding: {', '.join(vanishing)}" if vanishing else ""
     return [
-        _verdict(pair, rung, "float64", leaves64),
-        _verdict(pair, rung, "float32", leaves32),
+        _verdict(pair, rung, "float64", leaves64, note),
+        _verdict(pair, rung, "float32", leaves32, note),
     ]
 
 
-def relative_error(found: np.ndarray | None, truth: np.ndarray) -> float:
-    """|found - truth| / |truth| by the Euclidean norm; infinite for a NaN or another shape."""
+def module_norms(arrays: Arrays) -> dict[str, float]:
+    """By module the norm of all its tensors: of a gradient's key.kernel and key.bias together."""
+    norms: dict[str, float] = {}
+    for name, value in arrays.items():
+        norm = float(np.linalg.norm(value))
+        norms[_module(name)] = math.hypot(norms.get(_module(name), 0.0), norm)
+    return norms
+
+
+def relative_error(found: np.ndarray | None, truth: np.ndarray, module_norm: float = 0.0) -> float:
+    """|found - truth| / |truth| by the Euclidean norm; infinite for a NaN or another shape.
+
+    A truth that vanishes beside `module_norm`, the norm of all its module's tensors, has no digits
+    to compare, and the error is relative to that norm. An attention's key bias adds the same to
+    all scores of a query, which the softmax ignores: its gradient is zero, what either framework
+    has for it is rounding, and its kernel's gradient is made of the same terms uncancelled.
+    """
     if found is None or found.shape != truth.shape:
         return math.inf
     distance = float(np.linalg.norm(found - truth))
-    norm = float(np.linalg.norm(truth))
+    norm = module_norm if _vanishes(truth, module_norm) else float(np.linalg.norm(truth))
     if not math.isfinite(distance):
         return math.inf
     if norm == 0:
@@ -234,12 +261,21 @@ def error_ratio(first: list[float], second: list[float]) -> float:
     return max(ratios[spared], 1 / ratios[-1 - spared], 1.0)
 
 
-def _verdict(pair: Pair, rung: str, dtype: str, leaves: list[LeafError]) -> Verdict:
+def _module(name: str) -> str:
+    """Of `momentum blocks.0.linear.bias`, what it has in common with the kernel's."""
+    return name.rpartition(".")[0]
+
+
+def _vanishes(truth: np.ndarray, module_norm: float) -> bool:
+    return float(np.linalg.norm(truth)) < VANISHING * module_norm
+
+
+def _verdict(pair: Pair, rung: str, dtype: str, leaves: list[LeafError], note: str = "") -> Verdict:
     bound = BOUNDS[rung, dtype]
     worst = max(leaves, key=lambda leaf: leaf.value)
     first = next((leaf.name for leaf in leaves if not leaf.value <= bound), "")
     return Verdict(
-        pair.name, rung, dtype, worst.value, bound, worst.name, first, leaves=tuple(leaves)
+        pair.name, rung, dtype, worst.value, bound, worst.name, first, note, tuple(leaves)
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +19,12 @@ from flax import nnx
 
 from jaxmodels import optim
 from jaxmodels.losses import pinball_loss
-from jaxmodels.models import SimpleCNN, create
-from jaxmodels.models.layers import BatchNorm, Conv
+from jaxmodels.models import SimpleCNN, attention, create
+from jaxmodels.models.attention import MultiHeadAttention
+from jaxmodels.models.layers import ACTIVATIONS, BatchNorm, Conv
 from jaxmodels.models.recurrent import GRU, LSTM, State, gru_cell, lstm_cell
+from jaxmodels.models.time_series import InstanceNorm, Statistics
+from jaxmodels.models.transformer import Block
 from jaxmodels.shared.configs import ForecasterConfig
 from jaxmodels.shared.schedules import ScheduleConfig, learning_rate
 from jaxmodels.shared.tasks import OptimizerConfig
@@ -193,6 +197,67 @@ def _one_trained_bias(
     return LSTM.__call__(self, x, lengths, state)
 
 
+def _attend(attend: Callable[..., jax.Array]) -> Injection:
+    """Gives every attention layer another function than `attention`."""
+
+    def call(self: MultiHeadAttention, *args: Any, **options: Any) -> jax.Array:
+        with mock.patch.object(attention, "attention", attend):
+            return MultiHeadAttention.__call__(self, *args, **options)
+
+    return _replace(MultiHeadAttention, call)
+
+
+_attention = attention.attention  # the right one, which the wrong ones below call
+
+
+@_attend
+def _sees_the_next(query: Any, key: Any, value: Any, mask: Any, dropout: Any) -> jax.Array:
+    return _attention(query, key, value, mask | jnp.eye(len(mask), k=1, dtype=bool), dropout)
+
+
+@_attend
+def _true_is_ignore(query: Any, key: Any, value: Any, mask: Any, dropout: Any) -> jax.Array:
+    return _attention(query, key, value, ~mask, dropout)
+
+
+@_attend
+def _scale_by_width(query: Any, key: Any, value: Any, mask: Any, dropout: Any) -> jax.Array:
+    num_heads = query.shape[1]
+    return _attention(query * num_heads**-0.5, key, value, mask, dropout)
+
+
+@_attend
+def _mean_where_all_is_masked(
+    query: Any, key: Any, value: Any, mask: Any, dropout: Any
+) -> jax.Array:
+    attended = _attention(query, key, value, mask, dropout)
+    some = mask.any(axis=-1, keepdims=True)
+    return jnp.where(some, attended, value.mean(axis=-2, keepdims=True))
+
+
+@_attend
+def _float32_softmax(query: Any, key: Any, value: Any, mask: Any, dropout: Any) -> jax.Array:
+    def leak(weights: jax.Array) -> jax.Array:
+        return dropout(weights.astype(jnp.float32).astype(weights.dtype))
+
+    return _attention(query, key, value, mask, leak)
+
+
+def _transpose_square_kernel(pair: Pair) -> Pair:
+    def call(self: nnx.Linear, x: jax.Array) -> jax.Array:
+        assert self.bias is not None
+        return x @ self.kernel[...].T + self.bias[...]
+
+    return _with_modules(pair, MultiHeadAttention, lambda m: replace_call(m.output, call))  # type: ignore[attr-defined]
+
+
+@partial(_replace, InstanceNorm)
+def _deviation_of_n_minus_1(self: InstanceNorm, x: jax.Array) -> tuple[jax.Array, Statistics]:
+    mean = x.mean(axis=1, keepdims=True)
+    deviation = jnp.sqrt(x.var(axis=1, ddof=1, keepdims=True) + self.epsilon)
+    return (x - mean) / deviation * self.scale[...] + self.bias[...], (mean, deviation)
+
+
 def _flatten_channels_first(pair: Pair) -> Pair:
     model = nnx.clone(pair.flax)
     assert isinstance(model, SimpleCNN)
@@ -345,6 +410,20 @@ _ON_FORWARD = _on(
     ),
     ("z weighs the new", "GRU update gate", "text-gru", _set(GRU, "cell", _update_gate_of_the_new)),
     ("padded steps move the state", "padding", "text-lstm", _padding_advances),
+    ("LayerNorm epsilon 1e-6", "LayerNorm eps", "gpt2", _set(nnx.LayerNorm, "epsilon", 1e-6)),
+    ("GELU by erf", "GELU", "gpt2", _set(Block, "activation", ACTIVATIONS["gelu"])),
+    ("a step sees the next", "causal mask", "gpt2", _sees_the_next),
+    ("True means ignore", "mask polarity", "gpt2", _true_is_ignore),
+    ("1 / sqrt(hidden_dim)", "softmax scale", "gpt2", _scale_by_width),
+    ("a float32 softmax", "attention in float64", "gpt2", _float32_softmax),
+    ("a square kernel transposed", "GPT-2 Hub weights", "gpt2", _transpose_square_kernel),
+    (
+        "the mean of v where all is masked",
+        "fully masked attention row",
+        "attention-masked",
+        _mean_where_all_is_masked,
+    ),
+    ("n - 1 in a window", "instance norm ddof", "series-patch", _deviation_of_n_minus_1),
     ("rate means keep", "dropout", "simplecnn", _set(nnx.Dropout, "rate", 0.7)),
     ("bfloat16 passes", "matmul precision", "logistic", _bfloat16_product),
     ("a float32 cast inside", "float64", "simplecnn", _float32_leak),

@@ -16,6 +16,8 @@ import torch
 from flax import nnx
 from torch import nn
 
+from torchref.models.attention import MultiHeadAttention
+
 
 def dropout_mask(name: str, shape: tuple[int, ...], rate: float) -> np.ndarray:
     """The mask that both frameworks' dropout layer `name` uses: kept values are 1 / (1 - rate)."""
@@ -42,14 +44,21 @@ def share_torch_dropout(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model)
     for name, module in model.named_modules():
         if isinstance(module, nn.Dropout):
+            images = not _in_attention(model, name)
 
-            def hook(module: nn.Dropout, inputs: Any, output: torch.Tensor, name: str = name):
+            def hook(
+                module: nn.Dropout,
+                inputs: Any,
+                output: torch.Tensor,
+                name: str = name,
+                images: bool = images,
+            ):
                 x = inputs[0]
                 if not module.training or not module.p:
                     return x
-                shape = _channels_last(x).shape
+                shape = (_channels_last(x) if images else x).shape
                 mask = torch.from_numpy(dropout_mask(name, tuple(shape), module.p))
-                return x * _channels_first(mask).to(x.dtype)
+                return x * (_channels_first(mask) if images else mask).to(x.dtype)
 
             module.register_forward_hook(hook)
     return model
@@ -85,10 +94,14 @@ def recorded_torch(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
     handles = []
     for name, module in model.named_modules():
         if name:
+            images = not _in_attention(model, name)
 
-            def hook(module: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
+            def hook(
+                module: nn.Module, inputs: Any, output: Any, name: str = name, images: bool = images
+            ) -> None:
+                x = _first(output)
                 # Cloned, for a later relu may be in place.
-                outputs[name] = _channels_last(_first(output)).clone()
+                outputs[name] = (_channels_last(x) if images else x).clone()
 
             handles.append(module.register_forward_hook(hook))
     try:
@@ -116,6 +129,11 @@ def flax_modules(model: nnx.Module) -> list[tuple[str, nnx.Module]]:
 def _first(output: Any) -> Any:
     """Of a recurrent layer's (outputs, state) the outputs, in which the state shows."""
     return output[0] if isinstance(output, tuple) else output
+
+
+def _in_attention(model: nn.Module, name: str) -> bool:
+    """Whether a module's four axes are (B, N, T, S) in both frameworks, and not those of images."""
+    return isinstance(model.get_submodule(name.rpartition(".")[0]), MultiHeadAttention)
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:

@@ -13,9 +13,15 @@ from flax import nnx
 from jaxmodels.models import LogisticRegression
 from jaxmodels.shared.weights import LeafRule, WeightRules, to_flax_layout, to_torch_layout
 from parity_tests import ladder, surgery
-from parity_tests.cases import CASES
-from parity_tests.ladder import climb, compare, error_ratio, relative_error
-from parity_tests.pairs import Recipe, hot_leaves, observe_forward, stored_channels_first
+from parity_tests.cases import CASES, FlaxMasked
+from parity_tests.ladder import climb, compare, error_ratio, module_norms, relative_error
+from parity_tests.pairs import (
+    Recipe,
+    hot_leaves,
+    observe_forward,
+    observe_gradient,
+    stored_channels_first,
+)
 
 
 @pytest.mark.parametrize("rung", ["weights", "forward", "gradient", "step"])
@@ -35,7 +41,9 @@ def test_hot_weights_are_exact_in_float32_and_far_from_their_initial_values():
 def test_case_sizes_are_pairwise_distinct_within_a_layer():
     for case in CASES:
         for name, shape in CASES[case]().shapes().items():
-            if name.endswith("kernel") and "norm2" not in name:
+            # Attention's are square; the audit transposes one and sees it caught.
+            square = "norm2" in name or ".attention." in f".{name}"
+            if name.endswith("kernel") and not square:
                 assert shape[-1] != shape[-2] or len(shape) == 4, f"{case} {name} {shape}"
 
 
@@ -74,6 +82,18 @@ def test_relative_error_is_by_norm_and_infinite_for_nan_or_shape():
     assert relative_error(np.zeros(3), truth) == np.inf
     assert relative_error(None, truth) == np.inf
     assert relative_error(np.array([1e-30, 0.0]), np.zeros(2)) == np.inf
+
+
+def test_a_truth_that_vanishes_is_judged_beside_its_module():
+    noise, other_noise, wrong = np.array([3e-17]), np.array([-4e-17]), np.array([5e-10])
+    assert relative_error(other_noise, noise) > 1
+    assert relative_error(other_noise, noise, module_norm=1.0) == pytest.approx(7e-17)
+    assert relative_error(wrong, noise, module_norm=1.0) == pytest.approx(5e-10)
+    small, near = np.array([1e-11]), np.array([1.5e-11])  # small is not nothing
+    assert relative_error(near, small, module_norm=1.0) == pytest.approx(0.5)
+    assert relative_error(np.array([np.nan]), noise, module_norm=1.0) == np.inf
+    arrays = {"a.key.kernel": np.array([3.0]), "a.key.bias": np.array([4.0]), "loss": np.ones(1)}
+    assert module_norms(arrays) == {"a.key": 5, "": 1}
 
 
 def test_error_ratio_goes_both_ways_and_ignores_what_is_below_two_ulp():
@@ -153,6 +173,35 @@ def test_a_wrong_gradient_of_one_leaf_fails_the_gradient_rung(scale):
     else:
         assert not float64.ok
         assert float64.first_divergence == "linear.bias"
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e-13])
+def test_a_wrong_gradient_of_a_key_bias_fails_although_the_true_one_is_zero(size):
+    """An error of `size` beside the key's kernel's gradient, in the bias's, that is but noise."""
+    pair = CASES["attention-masked"]()
+    ((gradients, _),) = observe_gradient(pair, [hot_leaves(pair, 0)], "float64")
+    kernel = np.linalg.norm(gradients["attention.key.kernel"])
+    assert np.linalg.norm(gradients["attention.key.bias"]) < 1e-14 * kernel
+
+    @jax.custom_vjp
+    def wrong(x):
+        return x
+
+    wrong.defvjp(lambda x: (x, None), lambda _, g: (g + size * kernel,))
+    model = nnx.clone(pair.flax)
+    assert isinstance(model, FlaxMasked)
+
+    def call(self, x):
+        return x @ self.kernel[...] + wrong(self.bias[...])
+
+    surgery.replace_call(model.attention.key, call)
+    float64 = climb(dataclasses.replace(pair, flax=model), ["gradient"], draws=1)[0]
+    if size < ladder.BOUNDS["gradient", "float64"]:
+        assert float64.ok  # below the bound: the control of the control
+        assert float64.note == "zero but for rounding: attention.key.bias"
+    else:
+        assert not float64.ok
+        assert float64.first_divergence == "attention.key.bias"
 
 
 def test_a_moved_weight_fails_the_weights_rung_by_name():

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from jaxmodels.shared.tasks import TASKS
+from torchref.models import create
+
 README = Path(__file__).parent.parent / "README.md"
 
 
@@ -38,3 +41,12 @@ def test_every_flag_the_readme_names_exists(pattern):
     for flag in set(re.findall(pattern, README.read_text())):
         last = flag.split(".")[-1].replace("-", "_")
         assert last in known or f"--{flag}" in known, flag
+
+
+def test_the_parameters_the_readme_counts_are_the_models():
+    rows = re.findall(r"^\| `([\w-]+)` \|.*\| ([\d,]+) \|$", README.read_text(), flags=re.MULTILINE)
+    counted = {name: int(count.replace(",", "")) for name, count in rows}
+    assert counted == {
+        name: sum(p.numel() for p in create(task.model).parameters())
+        for name, task in TASKS.items()
+    }

@@ -11,9 +11,11 @@ from flax import nnx
 
 from jaxmodels.models.cnn import CNN, SimpleCNN
 from jaxmodels.models.forecaster import RecurrentForecaster
+from jaxmodels.models.gpt2 import GPT2
 from jaxmodels.models.linear import LogisticRegression
 from jaxmodels.models.recurrent import CharRNN, TextClassifier
 from jaxmodels.models.resnet import ResNet
+from jaxmodels.models.time_series import TimeSeriesTransformer
 from jaxmodels.shared import configs
 
 MODELS: dict[type[configs.ModelConfig], Callable[..., nnx.Module]] = {
@@ -24,6 +26,8 @@ MODELS: dict[type[configs.ModelConfig], Callable[..., nnx.Module]] = {
     configs.TextClassifierConfig: TextClassifier,
     configs.CharRNNConfig: CharRNN,
     configs.RecurrentForecasterConfig: RecurrentForecaster,
+    configs.GPT2Config: GPT2,
+    configs.TimeSeriesTransformerConfig: TimeSeriesTransformer,
 }
 
 

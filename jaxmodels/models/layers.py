@@ -4,14 +4,21 @@
 `dtype` (None: the parameters' own, so a model cast to float64 is float64 throughout).
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from jaxmodels.ops import batch_norm, conv2d
-from jaxmodels.shared.configs import INITIALIZER_GAINS
+from jaxmodels.shared.configs import INITIALIZERS
 
-ACTIVATIONS = {"relu": jax.nn.relu, "swish": jax.nn.silu}
+ACTIVATIONS = {
+    "relu": jax.nn.relu,
+    "swish": jax.nn.silu,
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+}
 
 
 class Conv(nnx.Module):
@@ -31,7 +38,8 @@ class Conv(nnx.Module):
         rngs: nnx.Rngs,
     ):
         shape = (kernel_size, kernel_size, in_channels, out_channels)
-        self.kernel = nnx.Param(kernel_initializer(initializer)(rngs.params(), shape))
+        draw = kernel_initializer(initializer, kernel_size**2 * in_channels)
+        self.kernel = nnx.Param(draw(rngs.params(), shape))
         self.bias = nnx.Param(jnp.zeros(out_channels)) if use_bias else None
         self.stride = stride
         self.padding = padding
@@ -80,14 +88,15 @@ class BatchNorm(nnx.Module):
 
 
 class Embedding(nnx.Module):
-    """A table of rows drawn from N(0, 1), torch's scale: ids (...) -> (..., size).
+    """A table of rows drawn from N(0, deviation^2), by default torch's: ids (...) -> (..., size).
 
     Flax's own draws at 1 / sqrt(size), and keeps the dtype it was made in: a model cast to float64
     would look up float32. An id outside the table gives NaN.
     """
 
-    def __init__(self, count: int, size: int, *, rngs: nnx.Rngs):
-        self.embedding = nnx.Param(jax.random.normal(rngs.params(), (count, size)))
+    def __init__(self, count: int, size: int, *, deviation: float = 1.0, rngs: nnx.Rngs):
+        rows = jax.random.normal(rngs.params(), (count, size))
+        self.embedding = nnx.Param(deviation * rows)
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         return jnp.take(self.embedding[...], ids, axis=0)
@@ -105,15 +114,20 @@ def linear(
     return nnx.Linear(
         in_features,
         out_features,
-        kernel_init=kernel_initializer(initializer),
+        kernel_init=kernel_initializer(initializer, in_features),
         dtype=dtype,
         rngs=rngs,
     )
 
 
-def kernel_initializer(name: str) -> jax.nn.initializers.Initializer:
-    """N(0, gain / fan_in) for a kernel whose last axis is the output."""
-    gain = INITIALIZER_GAINS[name]
-    if gain == 0:
-        return jax.nn.initializers.zeros
-    return jax.nn.initializers.variance_scaling(gain, "fan_in", "normal")
+def layer_norm(num_features: int, *, epsilon: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """Flax's LayerNorm with two-pass statistics (Ba et al. 2016): x (..., C) -> (..., C).
+
+    It computes in its parameters' dtype whatever the input's, as torch's autocast does.
+    """
+    return nnx.LayerNorm(num_features, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
+
+
+def kernel_initializer(name: str, fan_in: int) -> jax.nn.initializers.Initializer:
+    """The normal draw that the config names, for a kernel with that many inputs an output."""
+    return jax.nn.initializers.normal(INITIALIZERS[name](fan_in))

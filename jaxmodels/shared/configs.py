@@ -8,16 +8,22 @@ True
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-Activation = Literal["relu", "swish"]
+Activation = Literal["relu", "swish", "gelu", "gelu_tanh"]  # "gelu" is the exact one, by erf
 
-# Kernels are drawn from N(0, gain / fan_in), with gain 2 for he-normal (He et al. 2015) and 1 for
-# lecun-normal (LeCun et al. 1998); biases start at zero. Flax's and torch's own defaults differ,
-# and neither is used.
-Initializer = Literal["he-normal", "lecun-normal", "zeros"]
-INITIALIZER_GAINS: dict[str, float] = {"he-normal": 2.0, "lecun-normal": 1.0, "zeros": 0.0}
+# The standard deviation of a fresh kernel by its fan-in: he-normal of He et al. 2015, lecun-normal
+# of LeCun et al. 1998, gpt2 of Radford et al. 2019. Biases start at zero. Flax's and torch's own
+# defaults differ, and neither is used.
+Initializer = Literal["he-normal", "lecun-normal", "gpt2", "zeros"]
+INITIALIZERS: dict[str, Callable[[int], float]] = {
+    "he-normal": lambda fan_in: (2 / fan_in) ** 0.5,
+    "lecun-normal": lambda fan_in: (1 / fan_in) ** 0.5,
+    "gpt2": lambda fan_in: 0.02,
+    "zeros": lambda fan_in: 0.0,
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class LogisticRegressionConfig:
 
     def __post_init__(self) -> None:
         _require_positive(self, "image_size", "in_channels", "num_classes")
-        _require_choice(self, "initializer", tuple(INITIALIZER_GAINS))
+        _require_choice(self, "initializer", tuple(INITIALIZERS))
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class SimpleCNNConfig:
         _require_positive(self, "channels", "hidden_dims")
         _require_odd(self, "kernel_size")
         _require_divisible(self, "image_size", 4, "each of the two max-pools halves it")
-        _require_choice(self, "activation", ("relu", "swish"))
+        _require_choice(self, "activation", get_args(Activation))
         _require_rate(self, "dropout_rate")
         _require_training_defaults(self)
 
@@ -83,7 +89,7 @@ class CNNConfig:
         _require_positive(self, "stage_channels", "convolutions_per_stage", "hidden_dim")
         halvings = 2 ** len(self.stage_channels)
         _require_divisible(self, "image_size", halvings, "each stage ends in a max-pool")
-        _require_choice(self, "activation", ("relu", "swish"))
+        _require_choice(self, "activation", get_args(Activation))
         _require_rate(self, "stage_dropout_rate")
         _require_rate(self, "dropout_rate")
         _require_training_defaults(self)
@@ -148,7 +154,7 @@ class TextClassifierConfig:
         _require_positive(self, "num_layers")
         _require_choice(self, "cell", ("lstm", "gru"))
         _require_choice(self, "pooling", ("mean", "max", "last"))
-        _require_choice(self, "initializer", tuple(INITIALIZER_GAINS))
+        _require_choice(self, "initializer", tuple(INITIALIZERS))
         _require_rate(self, "dropout_rate")
 
 
@@ -170,7 +176,7 @@ class CharRNNConfig:
     def __post_init__(self) -> None:
         _require_positive(self, "vocabulary_size", "embedding_dim", "hidden_dim", "num_layers")
         _require_choice(self, "cell", ("lstm", "gru"))
-        _require_choice(self, "initializer", tuple(INITIALIZER_GAINS))
+        _require_choice(self, "initializer", tuple(INITIALIZERS))
         _require_rate(self, "dropout_rate")
 
 
@@ -195,13 +201,98 @@ class RecurrentForecasterConfig:
         _require_positive(self, "num_features", "num_horizons", "hidden_dim", "num_layers")
         _require_quantiles(self)
         _require_choice(self, "cell", ("lstm", "gru"))
-        _require_choice(self, "initializer", tuple(INITIALIZER_GAINS))
+        _require_choice(self, "initializer", tuple(INITIALIZERS))
         _require_rate(self, "dropout_rate")
 
 
+@dataclass(frozen=True)
+class GPT2Config:
+    """A decoder of pre-norm blocks that predicts the next token (Radford et al. 2019).
+
+    The defaults are a small character model; the paper's smallest has vocabulary_size 50257,
+    context_length 1024, hidden_dim 768, num_layers and num_heads 12 and mlp_dim 3072. Embeddings
+    are drawn from N(0, embedding_deviation^2), kernels as `initializer` says; the last kernel of
+    each of the 2 * num_layers residual branches is then divided by sqrt(2 * num_layers).
+    """
+
+    vocabulary_size: int = 128
+    context_length: int = 128
+    hidden_dim: int = 128
+    num_layers: int = 4
+    num_heads: int = 4
+    mlp_dim: int = 512
+    activation: Activation = "gelu_tanh"
+    dropout_rate: float = 0.1
+    layer_norm_epsilon: float = 1e-5
+    embedding_deviation: float = 0.02
+    initializer: Initializer = "gpt2"
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "vocabulary_size", "context_length")
+        _require_transformer(self)
+
+
+@dataclass(frozen=True)
+class TimeSeriesTransformerConfig:
+    """An encoder of pre-norm blocks over a window, and a linear layer for all that it puts out.
+
+    As it stands it is PatchTST (Nie et al. 2023): each feature is a channel of its own through
+    shared weights, in overlapping patches of `patch_length` steps, `patch_stride` apart, and
+    `instance_norm` takes every window's mean and scale out and puts them back into the forecast
+    (Kim et al. 2022). With patch_length=1, patch_stride=1, channel_independent=False and
+    instance_norm=False it is the plain encoder, whose steps hold all features together.
+
+    Every horizon gets one output a quantile, of which 0.5 is the point forecast. The first feature
+    is the one that is forecast. Positions are drawn from N(0, embedding_deviation^2).
+    """
+
+    num_features: int = 1
+    window: int = 60
+    num_horizons: int = 3
+    quantiles: tuple[float, ...] = (0.05, 0.5, 0.95)
+    patch_length: int = 8
+    patch_stride: int = 4
+    channel_independent: bool = True
+    instance_norm: bool = True
+    hidden_dim: int = 64
+    num_layers: int = 2
+    num_heads: int = 4
+    mlp_dim: int = 128
+    activation: Activation = "gelu"
+    dropout_rate: float = 0.1
+    layer_norm_epsilon: float = 1e-5
+    instance_norm_epsilon: float = 1e-5
+    embedding_deviation: float = 0.02
+    initializer: Initializer = "lecun-normal"
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "num_features", "window", "num_horizons")
+        _require_positive(self, "patch_length", "patch_stride")
+        _require_quantiles(self)
+        if self.window < self.patch_length:
+            raise ValueError(
+                f"window {self.window} is shorter than patch_length {self.patch_length}; "
+                f"try patch_length {self.window} or less"
+            )
+        if self.patch_stride > self.patch_length:
+            raise ValueError(
+                f"patch_stride {self.patch_stride} must not exceed patch_length "
+                f"{self.patch_length}, or steps between the patches are never seen; "
+                f"try {self.patch_length}"
+            )
+        _require_epsilon(self, "instance_norm_epsilon")
+        _require_transformer(self)
+
+    @property
+    def num_patches(self) -> int:
+        return (self.window - self.patch_length) // self.patch_stride + 1
+
+
 ImageModelConfig = LogisticRegressionConfig | SimpleCNNConfig | CNNConfig | ResNetConfig
-ForecasterConfig = RecurrentForecasterConfig
-ModelConfig = ImageModelConfig | TextClassifierConfig | CharRNNConfig | ForecasterConfig
+TransformerConfig = GPT2Config | TimeSeriesTransformerConfig
+LanguageModelConfig = CharRNNConfig | GPT2Config
+ForecasterConfig = RecurrentForecasterConfig | TimeSeriesTransformerConfig
+ModelConfig = ImageModelConfig | TextClassifierConfig | LanguageModelConfig | ForecasterConfig
 
 CONFIGS: dict[str, type[ModelConfig]] = {
     "LogisticRegression": LogisticRegressionConfig,
@@ -211,6 +302,8 @@ CONFIGS: dict[str, type[ModelConfig]] = {
     "TextClassifier": TextClassifierConfig,
     "CharRNN": CharRNNConfig,
     "RecurrentForecaster": RecurrentForecasterConfig,
+    "GPT2": GPT2Config,
+    "TimeSeriesTransformer": TimeSeriesTransformerConfig,
 }
 
 
@@ -291,6 +384,11 @@ def _require_rate(config: Any, name: str) -> None:
         raise ValueError(f"{name} {getattr(config, name)} must be in [0, 1)")
 
 
+def _require_epsilon(config: Any, name: str) -> None:
+    if not getattr(config, name) > 0:
+        raise ValueError(f"{name} {getattr(config, name)} must be positive; try 1e-5")
+
+
 def _require_quantiles(config: Any) -> None:
     quantiles = config.quantiles
     between = all(isinstance(item, float) and 0 < item < 1 for item in quantiles)
@@ -300,7 +398,27 @@ def _require_quantiles(config: Any) -> None:
         )
 
 
+def _require_transformer(config: Any) -> None:
+    """What the blocks of every transformer need."""
+    _require_positive(config, "hidden_dim", "num_layers", "num_heads", "mlp_dim")
+    width, heads = config.hidden_dim, config.num_heads
+    if width % heads:
+        near = [size for size in (width // heads * heads, width // heads * heads + heads) if size]
+        raise ValueError(
+            f"hidden_dim {width} must divide by num_heads {heads}; "
+            f"try {' or '.join(map(str, near))}"
+        )
+    if not config.embedding_deviation >= 0:
+        raise ValueError(
+            f"embedding_deviation {config.embedding_deviation} must not be negative; try 0.02"
+        )
+    _require_choice(config, "activation", get_args(Activation))
+    _require_choice(config, "initializer", tuple(INITIALIZERS))
+    _require_rate(config, "dropout_rate")
+    _require_epsilon(config, "layer_norm_epsilon")
+
+
 def _require_training_defaults(config: Any) -> None:
     if not 0 < config.batch_norm_momentum <= 1 or config.batch_norm_epsilon <= 0:
         raise ValueError("batch_norm_momentum must be in (0, 1] and batch_norm_epsilon positive")
-    _require_choice(config, "initializer", tuple(INITIALIZER_GAINS))
+    _require_choice(config, "initializer", tuple(INITIALIZERS))

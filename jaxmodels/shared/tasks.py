@@ -13,13 +13,17 @@ from typing import Literal
 from jaxmodels.shared.configs import (
     CharRNNConfig,
     CNNConfig,
+    ForecasterConfig,
+    GPT2Config,
     ImageModelConfig,
+    LanguageModelConfig,
     LogisticRegressionConfig,
     ModelConfig,
     RecurrentForecasterConfig,
     ResNetConfig,
     SimpleCNNConfig,
     TextClassifierConfig,
+    TimeSeriesTransformerConfig,
     architecture,
 )
 from jaxmodels.shared.data.images import ImageDataConfig
@@ -34,8 +38,8 @@ DataConfig = ImageDataConfig | ReviewDataConfig | TextDataConfig | SeriesDataCon
 MODELS_OF: dict[type[DataConfig], tuple[type[ModelConfig], ...]] = {
     ImageDataConfig: typing.get_args(ImageModelConfig),
     ReviewDataConfig: (TextClassifierConfig,),
-    TextDataConfig: (CharRNNConfig,),
-    SeriesDataConfig: (RecurrentForecasterConfig,),
+    TextDataConfig: typing.get_args(LanguageModelConfig),
+    SeriesDataConfig: typing.get_args(ForecasterConfig),
 }
 
 
@@ -219,6 +223,18 @@ _TASKS = (
         goal="1.55 nats a character of Tiny Shakespeare's last tenth",
     ),
     Task(
+        name="shakespeare-transformer",
+        description="the next character of a text: a GPT-2 of four layers",
+        model=GPT2Config(hidden_dim=144, mlp_dim=576, dropout_rate=0.1),
+        data=TextDataConfig(),
+        optimizer=OptimizerConfig(
+            name="adamw", learning_rate=2e-3, beta2=0.99, weight_decay=0.1, clip_norm=1.0
+        ),
+        schedule=ScheduleConfig(name="cosine", warmup_fraction=0.05, final_scale=0.05),
+        training=TrainingConfig(epochs=30, batch_size=64, evaluation_batch_size=64),
+        goal="1.55 nats a character of Tiny Shakespeare's last tenth",
+    ),
+    Task(
         name="prices-lstm",
         description="log returns 1, 5 and 20 days ahead and their quantiles: an LSTM",
         model=RecurrentForecasterConfig(cell="lstm", dropout_rate=0.2),
@@ -235,6 +251,17 @@ _TASKS = (
         model=RecurrentForecasterConfig(cell="gru", dropout_rate=0.2),
         data=SeriesDataConfig(),
         optimizer=OptimizerConfig(name="adamw", learning_rate=1e-3, weight_decay=1e-2),
+        schedule=ScheduleConfig(name="cosine", warmup_fraction=0.1),
+        training=TrainingConfig(epochs=20, batch_size=64, early_stopping_patience=5),
+        parity=ParityConfig(metric_epochs=4),
+        goal="to beat the random walk; on prices nobody should expect it",
+    ),
+    Task(
+        name="prices-transformer",
+        description="log returns 1, 5 and 20 days ahead and their quantiles: PatchTST",
+        model=TimeSeriesTransformerConfig(dropout_rate=0.2),
+        data=SeriesDataConfig(),
+        optimizer=OptimizerConfig(name="adamw", learning_rate=5e-4, weight_decay=1e-2),
         schedule=ScheduleConfig(name="cosine", warmup_fraction=0.1),
         training=TrainingConfig(epochs=20, batch_size=64, early_stopping_patience=5),
         parity=ParityConfig(metric_epochs=4),

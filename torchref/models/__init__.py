@@ -8,9 +8,11 @@ from torch import nn
 from jaxmodels.shared import configs
 from torchref.models.cnn import CNN, SimpleCNN
 from torchref.models.forecaster import RecurrentForecaster
+from torchref.models.gpt2 import GPT2
 from torchref.models.linear import LogisticRegression
 from torchref.models.recurrent import CharRNN, TextClassifier
 from torchref.models.resnet import ResNet
+from torchref.models.time_series import TimeSeriesTransformer
 
 MODELS: dict[type[configs.ModelConfig], Callable[..., nn.Module]] = {
     configs.LogisticRegressionConfig: LogisticRegression,
@@ -20,6 +22,8 @@ MODELS: dict[type[configs.ModelConfig], Callable[..., nn.Module]] = {
     configs.TextClassifierConfig: TextClassifier,
     configs.CharRNNConfig: CharRNN,
     configs.RecurrentForecasterConfig: RecurrentForecaster,
+    configs.GPT2Config: GPT2,
+    configs.TimeSeriesTransformerConfig: TimeSeriesTransformer,
 }
 
 

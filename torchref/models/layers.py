@@ -1,28 +1,40 @@
 """The initialiser, activations and pooling that the torch models share."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from jaxmodels.shared.configs import INITIALIZER_GAINS
+from jaxmodels.shared.configs import INITIALIZERS
 
-ACTIVATIONS = {"relu": F.relu, "swish": F.silu}
+ACTIVATIONS = {
+    "relu": F.relu,
+    "swish": F.silu,
+    "gelu": partial(F.gelu, approximate="none"),
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+}
 
 
-def initialize(model: nn.Module, initializer: str, generator: torch.Generator | None) -> None:
-    """Draws kernels from N(0, gain / fan_in) and zeroes biases; norms keep their ones and zeros.
+def initialize(
+    model: nn.Module,
+    initializer: str,
+    generator: torch.Generator | None,
+    *,
+    embedding_deviation: float = 1.0,
+) -> None:
+    """Draws kernels as `initializer` says and zeroes biases; norms keep their ones and zeros.
 
-    Embeddings and recurrent layers are drawn as torch does, but from the generator.
+    Embeddings, by default, and recurrent layers are drawn as torch does, but from the generator.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            fan_in = module.weight[0].numel()
-            scale = (INITIALIZER_GAINS[initializer] / fan_in) ** 0.5
-            nn.init.normal_(module.weight, std=scale, generator=generator)
+            deviation = INITIALIZERS[initializer](module.weight[0].numel())
+            nn.init.normal_(module.weight, std=deviation, generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, generator=generator)
+            nn.init.normal_(module.weight, std=embedding_deviation, generator=generator)
         elif isinstance(module, nn.RNNBase):
             bound = module.hidden_size**-0.5
             for parameter in module.parameters():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxmodels.shared import metrics, plots
-from jaxmodels.shared.configs import CharRNNConfig
+from jaxmodels.shared.configs import CharRNNConfig, GPT2Config
 from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.data.text import (
     TextData,
@@ -35,9 +35,14 @@ KEEP_OUTPUTS = False  # a vocabulary's worth of numbers a token
 
 
 def load(source: str, task: Task, run: Path | None = None) -> TextData:
-    assert isinstance(task.data, TextDataConfig)
+    length = _config(task).sequence_length
+    if isinstance(task.model, GPT2Config) and length > task.model.context_length:
+        raise ValueError(
+            f"data.sequence_length {length} is longer than the model's context; add "
+            f"--model.context-length {length}"
+        )
     tokenizer = None if run is None else load_tokenizer(run)
-    data = load_text(source, task.data, tokenizer=tokenizer)
+    data = load_text(source, _config(task), tokenizer=tokenizer)
     check_vocabulary(task, data.source, data.tokenizer.vocabulary_size)
     return data
 
