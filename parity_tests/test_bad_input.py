@@ -180,7 +180,7 @@ HARMS = {
     ),
     "model of another kind": (
         _edit("run.json", "task", "model", value=to_json(TextClassifierConfig())),
-        ["run.json", "TextClassifier does not classify images"],
+        ["run.json", "TextClassifier is no model for cifar10"],
     ),
     "another config": (
         _edit("config.json", "kernel_size", value=3),
