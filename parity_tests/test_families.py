@@ -193,7 +193,7 @@ def test_resume_on_changed_data_names_the_file(
 ) -> None:
     with pytest.raises(Stop):
         train_tiny("torch", tmp_path, task, stop_at=STEPS + 1, data=data)
-    with pytest.raises(ValueError, match="--resume: .* the data have changed") as error:
+    with pytest.raises(ValueError, match=r"--resume: .* the data have changed") as error:
         train_tiny("torch", tmp_path, task, resume=True, data=changed)
     assert str(tmp_path / file) in str(error.value)
     train_tiny("torch", tmp_path, task, resume=True, data=data)  # nothing was spoilt
@@ -311,9 +311,7 @@ def test_a_vocabulary_beyond_the_models_table_is_refused(
     flags: Any, source: Any, tmp_path: Path
 ) -> None:
     file, out = source(tmp_path / "source.csv"), tmp_path / "run"
-    message = refused(
-        "train", *flags, "--source", file, "--out", out, "--model.vocabulary-size", 5
-    )
+    message = refused("train", *flags, "--source", file, "--out", out, "--model.vocabulary-size", 5)
     assert message.count("\n") == 1
     assert str(file) in message
     assert "has a vocabulary of" in message

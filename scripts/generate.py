@@ -26,12 +26,20 @@ def main() -> None:
         "--prompt", action="append", metavar="TEXT", help="may be repeated [default: a line end]"
     )
     parser.add_argument("--max-new-tokens", type=int, default=300, metavar="N", help="[300]")
-    parser.add_argument("--temperature", type=float, default=1.0, help="divides the logits [1]")
-    parser.add_argument("--top-k", type=int, default=0, help="keep the K likeliest [0: all]")
-    parser.add_argument("--top-p", type=float, default=1.0, help="keep this probability [1: all]")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling [0]")
-    parser.add_argument("--beams", type=int, default=1, help="search with N texts [1: sample]")
-    parser.add_argument("--length-penalty", type=float, default=0.6, help="of the search [0.6]")
+    parser.add_argument(
+        "--temperature", type=float, default=1.0, metavar="T", help="divides the logits [1]"
+    )
+    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="keep K tokens [0: all]")
+    parser.add_argument(
+        "--top-p", type=float, default=1.0, metavar="P", help="keep this share [1: all]"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling [0]")
+    parser.add_argument(
+        "--beams", type=int, default=1, metavar="N", help="search with N texts [1: sample]"
+    )
+    parser.add_argument(
+        "--length-penalty", type=float, default=0.6, metavar="X", help="of the search [0.6]"
+    )
     parser.add_argument("--stop", metavar="TEXT", help="end where this single token is written")
     arguments = parser.parse_args()
     sampling = _check(arguments)
@@ -39,8 +47,8 @@ def main() -> None:
     run, engine = load_engine(arguments.folder, arguments.engine)
     if not isinstance(run.task.data, TextDataConfig):
         raise ValueError(
-            f"{arguments.folder} holds a run of {run.task.name}, which writes no text; expected one "
-            "of a model of text"
+            f"{arguments.folder} holds a run of {run.task.name}, which writes no text; "
+            "expected a run on text"
         )
     tokenizer = load_tokenizer(arguments.folder)
     step, select, state = make_decoder(run.task, engine.predict)
@@ -93,7 +101,9 @@ def _check(arguments: argparse.Namespace) -> Sampling:
     if arguments.beams > 1 and (arguments.top_k or arguments.top_p < 1):
         raise ValueError("--top-k and --top-p sample, --beams searches; leave one of them out")
     if arguments.beams > 1 and arguments.temperature == 0:
-        raise ValueError("--temperature 0 has one text only; leave it out, or --beams")
+        raise ValueError(
+            "--temperature 0 takes the likeliest token each time, --beams searches; leave one out"
+        )
     try:
         return Sampling(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed)
     except ValueError as error:  # "top_p 2.0 must be ..."
