@@ -117,16 +117,23 @@ def rung_order(report: Report) -> list[str]:
 
 @dataclass(frozen=True)
 class MatrixRow:
-    """One rung in one dtype: for every task its verdicts, usually one, none if unmeasured."""
+    """One rung in one dtype: for every task its verdicts, usually one, none if unmeasured.
+
+    `blanks` says what stands in a cell without any: "-", or "n/a" where none can be.
+    """
 
     rung: str
     dtype: str
     bounds: str
     cells: tuple[tuple[Verdict, ...], ...]
+    blanks: tuple[str, ...]
 
 
 def matrix(report: Report, *, tasks_abreast: int) -> list[tuple[list[str], list[MatrixRow]]]:
-    """The matrix as tables of at most `tasks_abreast` tasks: (tasks, rows)."""
+    """The matrix as tables of at most `tasks_abreast` tasks: (tasks, rows).
+
+    A rung that no task of a table can have is no row of it.
+    """
     tasks = task_names(report)
     pairs = [
         (rung, dtype)
@@ -137,10 +144,13 @@ def matrix(report: Report, *, tasks_abreast: int) -> list[tuple[list[str], list[
     for start in range(0, len(tasks), tasks_abreast):
         abreast, rows = tasks[start : start + tasks_abreast], []
         for rung, dtype in pairs:
+            blanks = tuple("n/a" if (t, rung) in report.inapplicable else "-" for t in abreast)
+            if set(blanks) == {"n/a"}:
+                continue
             here = [v for v in report.verdicts if (v.rung, v.dtype) == (rung, dtype)]
             bounds = dict.fromkeys(format_bound(v) for v in here if v.task in abreast)
             cells = tuple(tuple(v for v in here if v.task == task) for task in abreast)
-            rows.append(MatrixRow(rung, dtype, ", ".join(bounds), cells))
+            rows.append(MatrixRow(rung, dtype, ", ".join(bounds), cells, blanks))
         tables.append((abreast, rows))
     return tables
 
@@ -192,8 +202,8 @@ def print_matrix(report: Report, console: Console) -> None:
             table.add_column(Text(name), overflow="fold")
         for row in rows:
             cells = []
-            for verdicts in row.cells:
-                cells.append(Text("" if verdicts else "-"))
+            for verdicts, blank in zip(row.cells, row.blanks, strict=True):
+                cells.append(Text("" if verdicts else blank))
                 for verdict in verdicts:
                     mark, style = (tick, "green") if verdict.ok else (cross, "bold red")
                     cells[-1].append(f"{mark} {format_value(verdict)}", style)

@@ -125,7 +125,10 @@ class AuditRow:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything one run of the ladder found."""
+    """Everything one run of the ladder found.
+
+    `inapplicable` are the (task, rung) that mean nothing together, as text and a task of images.
+    """
 
     command: str
     environment: dict[str, str]
@@ -134,6 +137,7 @@ class Report:
     accuracies: tuple[Accuracies, ...] = ()
     audit: tuple[AuditRow, ...] = ()
     rung_claims: dict[str, str] = field(default_factory=dict)
+    inapplicable: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def ok(self) -> bool:

@@ -21,6 +21,7 @@ from parity_tests.report import (
     headline,
     linear_axis,
     log_axis,
+    matrix,
     print_matrix,
     render_html,
     write_report,
@@ -207,6 +208,29 @@ def test_page_marks_the_failing_cell_alone():
     assert page.count('<path class="cross"') == 1
     assert page.count('<circle class="dot"') == 1
     assert page.count("✗ over") == 1
+
+
+def test_cells_that_cannot_be_are_no_dashes():
+    verdicts = [Verdict(task, "forward", "float64", 0, 1e-12, "") for task in ("images", "prose")]
+    text = Verdict("prose", "text", "float64", 0, 0, "smallest margin 2.0e-05 (greedy, prompt 3)")
+    report = report_of(*verdicts, text, inapplicable=frozenset({("images", "text")}))
+    (row,) = [line for line in printed(report).splitlines() if line.startswith("text")]
+    assert row.split()[3:] == ["n/a", "✓", "0", "differ"]
+    assert "n/a: the task has no such rung" in render_html(report)
+    assert '<td class="muted">n/a</td>' in render_html(report)
+    assert '<td class="muted">-</td>' not in render_html(report)
+    everywhere = report_of(*verdicts, text)
+    assert "n/a" not in render_html(everywhere) + printed(everywhere)
+
+
+def test_a_rung_that_no_task_of_a_table_can_have_is_no_row_of_it():
+    text = Verdict("prose", "text", "float64", 0, 0, "")
+    tasks = ("one", "two")
+    verdicts = [Verdict(task, "forward", "float64", 0, 1e-12, "") for task in (*tasks, "prose")]
+    report = report_of(*verdicts, text, inapplicable=frozenset((task, "text") for task in tasks))
+    (_, first), (_, second) = matrix(report, tasks_abreast=2)
+    assert [row.rung for row in first] == ["forward"]
+    assert [row.rung for row in second] == ["forward", "text"]
 
 
 def test_unmeasured_cells_are_dashes():

@@ -62,12 +62,32 @@ def test_parity_takes_the_curves_length(run, tmp_path):
     assert "7 steps on sample" in (tmp_path / "report.html").read_text()
 
 
+def test_parity_climbs_text_only_with_models_of_text(run, tmp_path, capsys):
+    def text_rung(task):
+        return [Verdict(task.name, "text", "float64", 0, 0, "smallest margin 1.0e-04")]
+
+    run(
+        *("parity", "cifar10-logistic", "shakespeare-gru", "--rungs", "weights,text"),
+        *("--out", tmp_path),
+        text_rung=text_rung,
+        climb=lambda pair, rungs, draws: [Verdict(pair.name, "weights", "float32", 0, 0, "")],
+    )
+    rows = json.loads((tmp_path / "report.json").read_text())
+    assert [(row["task"], row["rung"]) for row in rows] == [
+        ("cifar10-logistic", "weights"),
+        ("shakespeare-gru", "weights"),
+        ("shakespeare-gru", "text"),
+    ]
+    assert "n/a" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["cifar10-vgg"], "task 'cifar10-vgg' is unknown"),
         (["all", "--rungs", "forward,backward"], "--rungs backward: unknown"),
         (["all", "--rungs", "metric", "--seeds", "1"], "--seeds 1 gives no interval"),
+        (["cifar10-cnn", "--rungs", "text"], "cifar10-cnn writes no text; expected some of shakes"),
         (["all", "--rungs", "curve", "--steps", "0"], "--steps 0 must be at least 1"),
     ],
 )

@@ -26,28 +26,35 @@ def main() -> None:
         "--prompt", action="append", metavar="TEXT", help="may be repeated [default: a line end]"
     )
     parser.add_argument("--max-new-tokens", type=int, default=300, metavar="N", help="[300]")
-    parser.add_argument("--temperature", type=float, default=1.0, help="divides the logits [1]")
-    parser.add_argument("--top-k", type=int, default=0, help="keep the K likeliest [0: all]")
-    parser.add_argument("--top-p", type=float, default=1.0, help="keep this probability [1: all]")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling [0]")
-    parser.add_argument("--beams", type=int, default=1, help="search with N texts [1: sample]")
-    parser.add_argument("--length-penalty", type=float, default=0.6, help="of the search [0.6]")
+    parser.add_argument(
+        "--temperature", type=float, default=1.0, metavar="T", help="divides the logits [1]"
+    )
+    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="keep K tokens [0: all]")
+    parser.add_argument(
+        "--top-p", type=float, default=1.0, metavar="P", help="keep this share [1: all]"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling [0]")
+    parser.add_argument(
+        "--beams", type=int, default=1, metavar="N", help="search with N texts [1: sample]"
+    )
+    parser.add_argument(
+        "--length-penalty", type=float, default=0.6, metavar="X", help="of the search [0.6]"
+    )
     parser.add_argument("--stop", metavar="TEXT", help="end where this single token is written")
     arguments = parser.parse_args()
-    if arguments.beams < 1:
-        raise ValueError(f"--beams {arguments.beams} must be at least 1")
-    if arguments.beams > 1 and (arguments.top_k or arguments.top_p < 1):
-        raise ValueError("--top-k and --top-p sample, --beams searches; leave one of them out")
-    if arguments.beams > 1 and arguments.temperature == 0:
-        raise ValueError("--temperature 0 has one text only; leave it out, or --beams")
+    sampling = _check(arguments)
 
     run, engine = load_engine(arguments.folder, arguments.engine)
     if not isinstance(run.task.data, TextDataConfig):
-        raise ValueError(f"{arguments.folder} holds a run of {run.task.name}, which writes no text")
+        raise ValueError(
+            f"{arguments.folder} holds a run of {run.task.name}, which writes no text; "
+            "expected a run on text"
+        )
     tokenizer = load_tokenizer(arguments.folder)
     step, select, state = make_decoder(run.task, engine.predict)
     prompts = arguments.prompt or ["\n"]
-    encoded = [_encode(tokenizer, "--prompt", text) for text in prompts]
+    flag = "--prompt" if arguments.prompt else "the default --prompt"
+    encoded = [_encode(tokenizer, flag, text) for text in prompts]
     stop_tokens = _stop_tokens(tokenizer, arguments.stop)
     if arguments.beams > 1:
         found = beam_search(
@@ -69,7 +76,7 @@ def main() -> None:
         encoded,
         vocabulary_size=tokenizer.vocabulary_size,
         max_new_tokens=arguments.max_new_tokens,
-        sampling=Sampling(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed),
+        sampling=sampling,
         stop_tokens=stop_tokens,
     )
     if len(prompts) > 1:
@@ -80,6 +87,32 @@ def main() -> None:
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
+
+
+def _check(arguments: argparse.Namespace) -> Sampling:
+    """Refuses what does not fit together, before a model is loaded."""
+    for name in ("beams", "max_new_tokens"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"{_flag(name)} {getattr(arguments, name)} must be at least 1")
+    if not 0 <= arguments.length_penalty < np.inf:
+        raise ValueError(
+            f"--length-penalty {arguments.length_penalty} must be finite and not negative"
+        )
+    if arguments.beams > 1 and (arguments.top_k or arguments.top_p < 1):
+        raise ValueError("--top-k and --top-p sample, --beams searches; leave one of them out")
+    if arguments.beams > 1 and arguments.temperature == 0:
+        raise ValueError(
+            "--temperature 0 takes the likeliest token each time, --beams searches; leave one out"
+        )
+    try:
+        return Sampling(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed)
+    except ValueError as error:  # "top_p 2.0 must be ..."
+        name, _, rest = str(error).partition(" ")
+        raise ValueError(f"{_flag(name)} {rest}") from None
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _tempered(step: Step, temperature: float) -> Step:
@@ -104,7 +137,10 @@ def _stop_tokens(tokenizer: Tokenizer, text: str | None) -> list[int]:
         return []
     tokens = _encode(tokenizer, "--stop", text)
     if len(tokens) != 1:
-        raise ValueError(f"--stop {text!r} is {len(tokens)} tokens; expected a single one")
+        raise ValueError(
+            f"--stop {text!r} is {len(tokens)} tokens; expected a single one, such as "
+            f"{tokenizer.decode(tokens[:1].tolist())!r}"
+        )
     return tokens.tolist()
 
 

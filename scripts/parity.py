@@ -1,7 +1,8 @@
 """Climbs the parity ladder: python scripts/parity.py all --out runs/parity
 
 Writes report.html and report.json; exits 1 if anything fails. The rungs weights, forward, gradient
-and step need no data; curve, metric and resume train on --source.
+and step need no data, nor does text, which is climbed by models of text; curve, metric and resume
+train on --source.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from parity_tests.ladder import CLAIMS, climb
 from parity_tests.mutations import MUTATIONS, audit_one
 from parity_tests.report import environment, print_matrix, write_report
 from parity_tests.results import Accuracies, AuditRow, Curves, Report, Verdict
+from parity_tests.text_rung import text_rung, writes_text
 from parity_tests.trajectories import curve_rung, metric_rung, resume_rung
 
 
@@ -59,18 +61,25 @@ def main() -> int:
     if "metric" in rungs and tasks and arguments.seeds < 2:
         raise ValueError(f"--seeds {arguments.seeds} gives no interval; the metric rung needs 2")
 
+    cells = [(task, rung) for task in tasks for rung in rungs if applies(task, rung)]
+    if tasks and not cells:
+        raise ValueError(
+            f"--rungs text: {', '.join(task.name for task in tasks)} writes no text; expected some "
+            f"of {', '.join(task.name for task in TASKS.values() if writes_text(task))}"
+        )
+    climbed = {rung for _, rung in cells}
+
     console = Console(highlight=False)
     verdicts: list[Verdict] = []
     curves: list[Curves] = []
     accuracies: list[Accuracies] = []
-    for task in tasks:
-        for rung in rungs:
-            started = time.perf_counter()
-            found = measure(task, rung, arguments.source, arguments.seeds, curves, accuracies)
-            verdicts += found
-            seconds = time.perf_counter() - started
-            marks = "  ".join(f"{v.dtype} {'holds' if v.ok else 'FAILS'}" for v in found)
-            console.print(f"{task.name}  {rung}  {marks}  ({seconds:.0f} s)", soft_wrap=True)
+    for task, rung in cells:
+        started = time.perf_counter()
+        found = measure(task, rung, arguments.source, arguments.seeds, curves, accuracies)
+        verdicts += found
+        seconds = time.perf_counter() - started
+        marks = "  ".join(f"{v.dtype} {'holds' if v.ok else 'FAILS'}" for v in found)
+        console.print(f"{task.name}  {rung}  {marks}  ({seconds:.0f} s)", soft_wrap=True)
     rows: list[AuditRow] = []
     if arguments.audit:
         for mutation in MUTATIONS:
@@ -85,11 +94,19 @@ def main() -> int:
         curves=tuple(curves),
         accuracies=tuple(accuracies),
         audit=tuple(rows),
-        rung_claims={rung: CLAIMS[rung] for rung in rungs},
+        rung_claims={rung: CLAIMS[rung] for rung in rungs if not tasks or rung in climbed},
+        inapplicable=frozenset(
+            (task.name, rung) for task in tasks for rung in rungs if not applies(task, rung)
+        ),
     )
     print_matrix(report, console)
     console.print(f"report: {write_report(report, arguments.out)}", soft_wrap=True)
     return 0 if report.ok else 1
+
+
+def applies(task: Task, rung: str) -> bool:
+    """Whether the task has such a cell: only a model of text writes one."""
+    return rung != "text" or writes_text(task)
 
 
 def measure(
@@ -101,6 +118,8 @@ def measure(
     accuracies: list[Accuracies],
 ) -> list[Verdict]:
     """One rung of one task; what is to be drawn joins `curves` and `accuracies`."""
+    if rung == "text":
+        return text_rung(task)
     if rung not in ("curve", "metric", "resume"):
         return climb(task_pair(task), [rung], draws=8)  # larger leaves than the tests', less luck
     data = family_of(task).load(source, task)

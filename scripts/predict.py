@@ -1,10 +1,11 @@
 """Classifies with a finished run: python scripts/predict.py DIR INPUT [INPUT ...] [--top N]
 
 An input is an image file (cropped to a centre square and resized), or, for a run on reviews, a
-text. One line a class and input: input, class, probability.
+text. One line for each input and class, the likeliest first: input, class, probability.
 """
 
 import argparse
+import os.path
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,17 @@ from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.data.image_batches import normalise
 from jaxmodels.shared.data.images import ImageDataConfig, read_image
 from jaxmodels.shared.data.reviews import ReviewDataConfig, encode_reviews
+from jaxmodels.shared.data.text import TextDataConfig
 from jaxmodels.shared.families.images import read_normalisation
 from jaxmodels.shared.families.reviews import read_vocabulary
 from jaxmodels.shared.metrics import log_softmax
 from jaxmodels.shared.tasks import Task
 
+_SHOWN = 60  # characters of a review
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[2])
     parser.add_argument("folder", type=Path, metavar="DIR", help="the run's folder")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, or texts")
     parser.add_argument("--engine", choices=("flax", "torch"), help="default: the run's own")
@@ -42,7 +46,7 @@ def main() -> None:
     probabilities = np.exp(log_softmax(logits))
     for text, row in zip(arguments.inputs, probabilities, strict=True):
         for index in np.argsort(-row)[: arguments.top]:
-            print(f"{text}  {class_names[index]}  {row[index]:.4f}")
+            print(f"{_label(text)}  {class_names[index]}  {row[index]:.4f}")
 
 
 def read_inputs(task: Task, folder: Path, inputs: list[str]) -> tuple[Batch, tuple[str, ...]]:
@@ -54,10 +58,29 @@ def read_inputs(task: Task, folder: Path, inputs: list[str]) -> tuple[Batch, tup
         return {"image": normalise(np.stack(images), mean, std)}, class_names
     if isinstance(task.data, ReviewDataConfig):
         vocabulary, class_names = read_vocabulary(folder)
+        for text in inputs:
+            _check_review(text)
         tokens, lengths = encode_reviews(inputs, vocabulary, task.data)
         return {"tokens": tokens, "lengths": lengths}, class_names
-    script = "generate.py" if task.name.startswith("shakespeare") else "forecast.py"
-    raise ValueError(f"{folder} holds a run of {task.name}, which classifies nothing; try {script}")
+    mend = "; generate.py continues texts" if isinstance(task.data, TextDataConfig) else ""
+    raise ValueError(f"{folder} holds a run of {task.name}, which classifies nothing{mend}")
+
+
+def _check_review(text: str) -> None:
+    if not text.strip():
+        raise ValueError("an INPUT is empty; expected a review")
+    if os.path.isfile(text):
+        raise ValueError(
+            f"INPUT {text} is a file, and this run classifies texts; give what is in it: "
+            f'"$(cat {text})"'
+        )
+
+
+def _label(text: str) -> str:
+    """On one line: a review may have several, and be long. The names of files are not changed."""
+    words = " ".join(text.split())
+    short = words if len(words) <= _SHOWN else words[: _SHOWN - 3].rstrip() + "..."
+    return text if os.path.isfile(text) else short
 
 
 if __name__ == "__main__":

@@ -69,14 +69,24 @@ def write_samples(
 ) -> dict[str, Any]:
     """Continues passages of the held-out tokens (N,), and measures what comes out.
 
+    Prompts and samples are shorter, and fewer, where the text is short.
+
     Returns:
         distinct_1, distinct_2 and repetition_4 of the words of samples and of the text itself, and
         bleu of the samples against it; None where the samples are too short, or for bleu where
         sacrebleu is not installed.
+
+    Raises:
+        ValueError: there are fewer than 2 tokens, one to begin with and one to compare.
     """
-    length = min(SAMPLE_LENGTH, (len(held_out) - 1) // 2)
+    if len(held_out) < 2:
+        raise ValueError(
+            f"a text of {len(held_out)} tokens has none to continue; expected at least 2"
+        )
+    length = min(SAMPLE_LENGTH, len(held_out) // 2)
     prompt_length = min(PROMPT_LENGTH, len(held_out) - length)
-    starts = np.linspace(0, len(held_out) - prompt_length - length, NUM_SAMPLES).astype(int)
+    last = len(held_out) - prompt_length - length
+    starts = np.unique(np.linspace(0, last, NUM_SAMPLES).astype(int))
     prompts = [held_out[start : start + prompt_length] for start in starts]
     originals = [
         tokenizer.decode(held_out[start + prompt_length :][:length].tolist()) for start in starts

@@ -1,7 +1,8 @@
 """A run on disk: what was asked for, its history, its results; the same for every engine.
 
 DIR/run.json           task, engine, source
-    normalisation.json  or vocabulary.json, tokenizer.json, ...: fitted on the training split
+    normalisation.json  or vocabulary.json, tokenizer.json, ...: fitted on the training split, which
+                   a resumed run must give again
     history.jsonl      a line an epoch
     checkpoints/       to resume from, in the engine's own format
     model.safetensors  final weights, with config.json: any engine loads them

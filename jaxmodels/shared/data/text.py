@@ -96,13 +96,13 @@ def load_text(
     if tokenizer is None:
         learned_from = raw.text if config.tokenizer == "character" else train
         tokenizer = train_tokenizer(config.tokenizer, learned_from, config.vocabulary_size)
-    return TextData(
-        source=raw.source,
-        tokenizer=tokenizer,
-        train=encode_split(tokenizer, train),
-        validation=encode_split(tokenizer, validation),
-        test=encode_split(tokenizer, test),
-    )
+    parts = {}
+    for name, part in (("train", train), ("validation", validation), ("test", test)):
+        try:
+            parts[name] = encode_split(tokenizer, part)
+        except ValueError as error:  # only a tokenizer that was given can meet the unknown
+            raise ValueError(f"{raw.source}, {name} part: {error}") from None
+    return TextData(raw.source, tokenizer, **parts)
 
 
 def encode_split(tokenizer: Tokenizer, text: str) -> TextSplit:

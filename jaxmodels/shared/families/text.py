@@ -1,5 +1,7 @@
 """Language modelling: a text in, the next token at every place out."""
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +35,8 @@ LOSS = "cross-entropy"
 METRIC = "accuracy"
 KEEP_OUTPUTS = False  # a vocabulary's worth of numbers a token
 
+FINGERPRINT_FILE = "text.json"
+
 
 def load(source: str, task: Task, run: Path | None = None) -> TextData:
     length = _config(task).sequence_length
@@ -48,7 +52,11 @@ def load(source: str, task: Task, run: Path | None = None) -> TextData:
 
 
 def fitted_files(data: TextData) -> dict[str, str]:
-    return dict([data.tokenizer.file()])
+    """The tokenizer, and what tells the text from others: many are written in its characters."""
+    tokens = data.train.tokens
+    digest = hashlib.sha256(tokens.astype("<i4").tobytes()).hexdigest()
+    content = {"training_tokens": len(tokens), "sha256": digest}
+    return dict([data.tokenizer.file(), (FINGERPRINT_FILE, json.dumps(content, indent=2) + "\n")])
 
 
 def count(data: TextData, split: SplitName) -> int:
