@@ -72,7 +72,7 @@ def test_flipped_byte_in_a_checkpoint_is_refused(
 
 def forge_run(folder: Path, task: Any) -> None:
     """Makes run.json claim another task, as if a checkpoint had been copied into its folder."""
-    from jaxmodels.shared.run import to_json, load
+    from jaxmodels.shared.run import load, to_json
     from jaxmodels.shared.weights import write_json
 
     run = load(folder)

@@ -2,11 +2,11 @@
 
 >>> rows = backtest(prices, (1, 5), models={"prices-lstm": forecaster})
 >>> write_table(folder, rows, "prices-lstm", coverage=0.9)[0]
-'GOOG, 1 row ahead: prices-lstm cannot be told from the random walk (skill -0.012, p = 0.310) ...'
+'GOOG, 1 row ahead: prices-lstm cannot be told from the random walk (skill -0.012, p 0.310) ...'
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,22 @@ from jaxmodels.shared.weights import replaced
 
 Row = dict[str, Any]
 
-_P_VALUE = "{:.3F}"  # below 0.001 it says so
-# Column -> its heading and the format of a value.
+
+def _p_value(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "<0.001"
+
+
+# Column -> its heading and how a value is written.
 _COLUMNS = {
-    "method": ("method", "{}"),
-    "mae": ("MAE", "{:#.4g}"),
-    "rmse": ("RMSE", "{:#.4g}"),
-    "smape": ("sMAPE %", "{:#.3g}"),
-    "mase": ("MASE", "{:.3f}"),
-    "directional_accuracy": ("direction right", "{:.1%}"),
-    "skill": ("skill", "{:+.3f}"),
-    "p_value": ("p", _P_VALUE),
-    "coverage": ("coverage", "{:.1%}"),
+    "method": ("method", "{}".format),
+    "mae": ("MAE", "{:#.4g}".format),
+    "rmse": ("RMSE", "{:#.4g}".format),
+    "smape": ("sMAPE %", "{:#.3g}".format),
+    "mase": ("MASE", "{:.3f}".format),
+    "directional_accuracy": ("direction right", "{:.1%}".format),
+    "skill": ("skill", "{:+.3f}".format),
+    "p_value": ("p", _p_value),
+    "coverage": ("coverage", "{:.1%}".format),
 }
 _SIGNIFICANCE = 0.05
 # The test's variance is summed over as many lags as forecasts overlap, and is too small when few do
@@ -73,24 +77,23 @@ def write_table(folder: Path, rows: Sequence[Row], model: str, *, coverage: floa
 
 
 def _verdict(rows: Sequence[Row], model: str, coverage: float) -> str:
-    of = {row["method"]: row for row in rows}
-    own = of.pop(model)
-    p_value = _cell(own["p_value"], _COLUMNS["p_value"][1])
-    facts = (
-        f"skill {_cell(own['skill'], '{:+.3f}')}, p {'' if p_value[0] == '<' else '= '}{p_value}"
-    )
+    others = {row["method"]: row for row in rows}
+    own, reference = others.pop(model), others.pop(REFERENCE)
+    facts = f"{_skill(own)}, p {_cell(own['p_value'], _p_value)}"
     if own["separate"] < _FEWEST_SEPARATE:
         facts += f", and only {own['separate']} of {own['origins']} forecasts do not overlap"
-    text = f"{own['ticker']}, {_ahead(own['horizon'])}: {model} {_word(own, of.pop(REFERENCE))} "
-    text += f"the random walk ({facts}); its {100 * coverage:.3g}% interval holds "
-    text += _cell(own["coverage"], "{:.0%}")
-    if not of:
-        return text
-    best = min(of.values(), key=lambda row: row["mae"])
-    return (
-        f"{text}; the best other method is {best['method']} "
-        f"(skill {_cell(best['skill'], '{:+.3f}')})"
+    text = (
+        f"{own['ticker']}, {_ahead(own['horizon'])}: {model} {_word(own, reference)} the random "
+        f"walk ({facts}); its {100 * coverage:.3g}% interval holds {own['coverage']:.0%}"
     )
+    if not others:
+        return text
+    best = min(others.values(), key=lambda row: row["mae"])
+    return f"{text}; the best other method is {best['method']} ({_skill(best)})"
+
+
+def _skill(row: Row) -> str:
+    return f"skill {_cell(row['skill'], '{:+.3f}'.format)}"
 
 
 def _word(own: Row, reference: Row) -> str:
@@ -107,7 +110,5 @@ def _ahead(horizon: int) -> str:
     return f"{horizon} row{'' if horizon == 1 else 's'} ahead"
 
 
-def _cell(value: Any, form: str) -> str:
-    if value is None:
-        return "-"
-    return form.format(value) if form != _P_VALUE or value >= 0.001 else "<0.001"
+def _cell(value: Any, form: Callable[[Any], str]) -> str:
+    return "-" if value is None else form(value)

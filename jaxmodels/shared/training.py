@@ -26,7 +26,7 @@ def prepare(
         ValueError: the engine is not installed or cannot train the task, or the folder is another
             run's. All of that is found before the folder is claimed.
     """
-    fit_engine = _choose(cast(EngineName, run.engine), run.task, folder)
+    fit_engine = choose_trainer(cast(EngineName, run.engine), run.task, folder)
     runs.start(folder, run, resume=resume, fitted=family_of(run.task).fitted_files(data))
 
     def train() -> tuple[Engine, Recorder]:
@@ -37,10 +37,14 @@ def prepare(
     return train
 
 
-def _choose(
+def choose_trainer(
     engine_name: EngineName, task: Task, folder: Path
 ) -> Callable[[Any, bool], tuple[Engine, Recorder]]:
-    """(data, resume) -> (engine with the final weights, history)."""
+    """(data, resume) -> (engine with the final weights, history). Nothing is written before.
+
+    Raises:
+        ValueError: the engine is not installed or cannot train the task.
+    """
     if engine_name == "lightning":  # which brings its own loop
         try:
             from torchref.engines.lightning import check_supported, fit_lightning
