@@ -37,7 +37,7 @@ TASK = Task(
         features=("log_return", "volume_change"), window=WINDOW, horizons=HORIZONS
     ),
     optimizer=OptimizerConfig(name="adamw", learning_rate=0.01),
-    training=TrainingConfig(epochs=1, batch_size=64),
+    training=TrainingConfig(epochs=15, batch_size=64),
 )
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -113,9 +112,7 @@ def tune(run: Run, folder: Path, *, trials: int, seed: int) -> None:
 
     def train(number: int, tried: Task) -> dict[str, Any]:
         settings = study.trials[number].params.items()
-        print(
-            f"\ntrial {number} of {trials}: " + ", ".join(f"{k} {_short(v)}" for k, v in settings)
-        )
+        print(f"\ntrial {number}: " + ", ".join(f"{name} {_short(v)}" for name, v in settings))
         own = folder / "trials" / str(number)
         shutil.rmtree(own, ignore_errors=True)  # of a trial that was interrupted
         _, recorder = prepare(Run(tried, run.engine, run.source), data, own)()
@@ -162,7 +159,7 @@ def _print_report(run: Run, folder: Path, rows: list[dict[str, Any]]) -> None:
         raise ValueError(f"all {len(rows)} trials diverged; try a lower --optimizer.learning-rate")
     best, own = scored[0], rows[0]
     names = list(best["settings"])
-    table = Table(box=SIMPLE)
+    table = Table(box=None, pad_edge=False)
     for heading in ("trial", "loss", "epoch", *(name.partition(".")[2] for name in names)):
         table.add_column(heading.replace("_", " "), justify="right")
     for row in scored[:_SHOWN]:
@@ -189,9 +186,9 @@ def _judge(best: dict[str, Any], own: dict[str, Any], count: int) -> str:
         return "The task's own recipe (trial 0) diverged."
     gain = 1 - best["validation_loss"] / own["validation_loss"]
     return (
-        f"Trial {best['trial']} is {gain:.2%} below the task's own recipe (trial 0, "
-        f"{own['validation_loss']:.5f}): one seed\neach, and the lowest of {count} flatters. "
-        "Compare both on other --training.seed before you\nbelieve it."
+        f"Trial {best['trial']}'s loss is {gain:.2%} below that of the task's own recipe (trial 0, "
+        f"{own['validation_loss']:.5f}).\nThat is one seed each, and the lowest of {count} "
+        "flatters: compare both with other\n--training.seed before you believe it."
     )
 
 
