@@ -2,7 +2,6 @@
 
 import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ TINY = ("--engine", "torch", "--epochs", 2, "--model.hidden-dim", 6, "--data.win
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on the seasonal source, with a backtest of two spans of two origins."""
     folder = tmp_path_factory.mktemp("series") / "run"
     with pytest.MonkeyPatch.context() as patch:
@@ -44,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         arguments = ("--source", "seasonal", "--out", folder, *TINY)
         code, _, errors = call("train", "prices-lstm", *arguments)
         assert code == 0, errors
-    yield folder
+    return folder
 
 
 def read(path: Path) -> list[dict[str, str]]:
