@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def numbers(run: Path, *arguments: object) -> np.ndarray:
     return np.array([line.split() for line in lines if re.match(r" *\d+  ", line)], float)
 
 
-def by_hand(run: Path, source: str, scalers: dict | None = None) -> np.ndarray:
+def by_hand(run: Path, source: str, scalers: Any = None) -> np.ndarray:
     """The same in a few lines that share nothing with the script but the model: (H, Q)."""
     scalers = scalers or json.loads((run / "scalers.json").read_text())
     table = next(iter(read_prices(source).frames.values()))
@@ -165,7 +166,7 @@ def test_crossing_quantiles_are_told_in_a_line(run: Path, tmp_path: Path) -> Non
     code, text, errors = call("forecast", folder)
     assert code == 0
     assert "ABC: " in text
-    assert errors.startswith("warning: quantiles cross (ABC 3, 7 ahead)")
+    assert errors.startswith("warning: quantiles cross (ABC 3, 7 rows ahead)")
     assert errors.count("\n") == 1
 
 

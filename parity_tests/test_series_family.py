@@ -31,7 +31,10 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 HORIZONS, QUANTILES = (1, 5, 20), (0.05, 0.5, 0.95)
-TINY = ("--engine", "torch", "--epochs", 2, "--model.hidden-dim", 6, "--data.window", 25)
+TINY = (
+    *("--engine", "torch", "--epochs", 1, "--batch-size", 256),
+    *("--model.hidden-dim", 6, "--data.window", 10),
+)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import csv
 import json
 import shlex
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,45 @@ def test_diverged_trial_does_not_end_the_search(
     rows = rows_of(tmp_path / "study")
     assert [bool(row["validation_loss"]) for row in rows] == [True, False, True]
     assert rows[1]["error"].startswith(message[found_by])
+
+
+def test_interrupted_command_goes_on(
+    study: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the second epoch of trial 1; the study that it ends with is the uninterrupted one."""
+    original, epochs = loop.train_epoch, []
+
+    def train_epoch(*arguments: Any) -> Any:
+        epochs.append(None)
+        if len(epochs) == 4:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(loop, "train_epoch", train_epoch)
+    arguments = (*TINY, "--source", source, "--out", tmp_path / "study", "--trials", 3)
+    code, _, errors = call("tune", "prices-lstm", *arguments)
+    assert (code, errors) == (130, "interrupted; the same command goes on with the search\n")
+    assert rows_of(tmp_path / "study") == rows_of(study)[:1]
+    assert (tmp_path / "study" / "trials" / "1" / "run.json").exists()
+    assert tune(source, tmp_path / "study", 3) == rows_of(study)
+    assert len(epochs) == 4 + 4  # trials 1 and 2, and not trial 0
+
+
+def test_missing_optuna_names_the_extra(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    given = (*TINY, "--source", source, "--out", tmp_path / "study")
+    assert "pip install 'jaxmodels[tune]'" in refused("tune", "prices-lstm", *given)
+    assert not (tmp_path / "study").exists()
+
+
+def test_journal_torn_by_a_power_cut_is_read(tmp_path: Path) -> None:
+    whole = searched(tmp_path / "whole", 5)
+    searched(tmp_path / "torn", 3)
+    with open(tmp_path / "torn" / "study.journal", "a") as file:
+        file.write('{"op_code": 4, "wor')
+    assert searched(tmp_path / "torn", 5) == whole
 
 
 def bowl(task: Task) -> float:

@@ -49,7 +49,7 @@ def main() -> None:
     source = arguments.source or run.source
     prices = read_prices(source, tickers=arguments.ticker)
     warnings: list[str] = []
-    print(f"{run.task.name} of {arguments.folder} on {prices.source}")
+    print(f"{run.task.name} on {prices.source}")
     for ticker, table in prices.frames.items():
         try:
             quantiles = forecast(run, engine, arguments.folder, table, ticker)[: len(horizons)]
@@ -57,7 +57,7 @@ def main() -> None:
         except ValueError as error:
             raise ValueError(f"--source {source}: {error}") from None
         crossed = [f"{horizons[row]}" for row in range(len(horizons)) if crosses(quantiles[row])]
-        warnings += [f"{ticker} {', '.join(crossed)} ahead"] if crossed else []
+        warnings += [f"{ticker} {', '.join(crossed)} rows ahead"] if crossed else []
         print_forecast(run, ticker, table, horizons, quantiles, walk)
     if warnings:
         print(
@@ -73,10 +73,10 @@ def choose_horizons(run: Run, furthest: int | None) -> tuple[int, ...]:
     if furthest is None:
         return known
     if furthest not in known:
-        wanted = sorted({*known, furthest}) if furthest > 0 else known
+        wanted = sorted({*known, max(1, furthest)})
         raise ValueError(
             f"--horizon {furthest}: the run was trained on {', '.join(map(str, known))} rows "
-            f"ahead; give one of those, or train another run with --data.horizons "
+            f"ahead; give one of those, or train another run with, say, --data.horizons "
             f"{' '.join(map(str, wanted))} --model.num-horizons {len(wanted)}"
         )
     return known[: known.index(furthest) + 1]

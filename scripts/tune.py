@@ -14,7 +14,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import tyro
 from rich.console import Console
@@ -105,7 +105,9 @@ def tune(run: Run, folder: Path, *, trials: int, seed: int) -> None:
             f"trials are judged by the validation split, and {task.name} on {data.source} has "
             "none; add --data.validation-fraction 0.1"
         )
-    choose_trainer(run.engine, task, folder)  # refuses before the folder is claimed
+    choose_trainer(
+        cast(EngineName, run.engine), task, folder
+    )  # refuses before the folder is claimed
     sizes = f"{data.source}: {describe(task, data)}"
     study = open_study(folder, run, seed=seed, data=sizes)
     space = feasible(space_of(task), task, lambda new: family.steps_per_epoch(new, data))

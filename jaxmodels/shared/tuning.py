@@ -154,7 +154,9 @@ def open_study(folder: Path, run: Run, *, seed: int, data: str) -> "Study":
     if (folder / "run.json").exists() or (folder.exists() and not folder.is_dir()):
         raise ValueError(f"--out {folder} is no study's folder; choose another, or a new one")
     folder.mkdir(parents=True, exist_ok=True)
-    storage = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+    journal = folder / "study.journal"
+    _drop_torn_line(journal)
+    storage = JournalStorage(JournalFileBackend(str(journal)))
     study = optuna.create_study(storage=storage, study_name="study", load_if_exists=True)
     asked = to_json(run) | {"seed": seed, "data": data}
     if "asked" not in study.user_attrs:
@@ -167,6 +169,14 @@ def open_study(folder: Path, run: Run, *, seed: int, data: str) -> "Study":
             + "); repeat them, or choose another --out"
         )
     return study
+
+
+def _drop_torn_line(journal: Path) -> None:
+    """The end of a file whose writer was killed; optuna would write on in that line."""
+    content = journal.read_bytes() if journal.exists() else b""
+    if not content.endswith(b"\n") and content:
+        with replaced(journal) as temporary:
+            temporary.write_bytes(content[: content.rfind(b"\n") + 1])
 
 
 def search(
