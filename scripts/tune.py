@@ -105,9 +105,8 @@ def tune(run: Run, folder: Path, *, trials: int, seed: int) -> None:
             f"trials are judged by the validation split, and {task.name} on {data.source} has "
             "none; add --data.validation-fraction 0.1"
         )
-    choose_trainer(
-        cast(EngineName, run.engine), task, folder
-    )  # refuses before the folder is claimed
+    # Refuses what it cannot train before the folder is claimed.
+    choose_trainer(cast(EngineName, run.engine), task, folder)
     sizes = f"{data.source}: {describe(task, data)}"
     study = open_study(folder, run, seed=seed, data=sizes)
     space = feasible(space_of(task), task, lambda new: family.steps_per_epoch(new, data))
