@@ -316,7 +316,7 @@ def test_own_recipe_that_is_best_is_said_to_be() -> None:
 
     judge = load_script("tune")._judge
     own = {"trial": 0, "validation_loss": 0.5}
-    assert judge(own, own, 7) == "None of 7 trials is better than the task's own recipe (trial 0)."
+    assert judge(own, own, 7).startswith("None of 7 trials is better than the recipe")
     better = judge({"trial": 3, "validation_loss": 0.4}, own, 7)
     assert "Trial 3's loss is 20.00% below" in better
     assert "one seed each" in better

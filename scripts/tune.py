@@ -3,9 +3,10 @@
 usage: tune.py TASK [--engine flax|torch|lightning] [--source sample|hub|tfds|PATH] [--out DIR]
                [--trials N] [--epochs N] [--seed N] [--data.window 30 ...]
 
-Trial 0 is the task's own recipe; the others vary its learning rate, weight decay, batch size,
-dropout and sizes. They are judged by the lowest validation loss; the test split is not looked at.
-The same command goes on with a search that was interrupted, or has had fewer trials.
+Trial 0 is the task's own recipe, with the settings that are given; the others vary its learning
+rate, weight decay, batch size, dropout and sizes. They are judged by the lowest validation loss;
+the test split is not looked at. The same command goes on with a search that was interrupted, or
+that was to have fewer trials.
 """
 
 import math
@@ -174,21 +175,22 @@ def _print_report(run: Run, folder: Path, rows: list[dict[str, Any]]) -> None:
     patient = run.task.training.early_stopping_patience
     if not patient and best["last_validation_loss"] > best["validation_loss"]:
         print(
-            f"Its loss rose to {best['last_validation_loss']:.5f} by the last epoch, whose weights "
-            "a run keeps unless it stops early: --training.early-stopping-patience N."
+            f"Trial {best['trial']}'s loss rose to {best['last_validation_loss']:.5f} by its last "
+            "epoch, whose weights a run keeps\nunless it stops early: "
+            "--training.early-stopping-patience N"
         )
     print(f"\n{_best(run, best, own)['command']}\n\nstudy: {folder}")
 
 
 def _judge(best: dict[str, Any], own: dict[str, Any], count: int) -> str:
     if best["trial"] == 0:
-        return f"None of {count} trials is better than the task's own recipe (trial 0)."
+        return f"None of {count} trials is better than the recipe they began with (trial 0)."
     if own["validation_loss"] is None:
-        return "The task's own recipe (trial 0) diverged."
+        return "The recipe that they began with (trial 0) diverged."
     gain = 1 - best["validation_loss"] / own["validation_loss"]
     return (
-        f"Trial {best['trial']}'s loss is {gain:.2%} below that of the task's own recipe (trial 0, "
-        f"{own['validation_loss']:.5f}).\nThat is one seed each, and the lowest of {count} "
+        f"Trial {best['trial']}'s loss is {gain:.2%} below that of the recipe they all "
+        f"began with (trial 0, {own['validation_loss']:.5f}).\nThat is one seed each, and the lowest of {count} "
         "flatters: compare both with other\n--training.seed before you believe it."
     )
 
