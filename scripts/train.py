@@ -8,34 +8,31 @@ The source is the embedded sample (no network) unless told otherwise; PATH is a 
 in any layout that the task's data set is found in (README.md lists them).
 """
 
-import dataclasses
 import importlib.util
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
-from jaxmodels.shared import run as runs
 from jaxmodels.shared.command_line import (
     EngineName,
-    make_engine,
-    missing_extra,
     parse,
     run_script,
+    settings_of,
     take_task,
+    with_arguments,
 )
 from jaxmodels.shared.configs import ModelConfig
 from jaxmodels.shared.data.batches import measure_throughput
 from jaxmodels.shared.families.registry import family_of
-from jaxmodels.shared.loop import Engine, evaluate, fit
+from jaxmodels.shared.loop import evaluate
 from jaxmodels.shared.outputs import describe, final_split, write_results
-from jaxmodels.shared.run import Recorder, Run
+from jaxmodels.shared.run import Run
 from jaxmodels.shared.schedules import ScheduleConfig
 from jaxmodels.shared.tasks import DataConfig, OptimizerConfig, Task, TrainingConfig
-from jaxmodels.shared.weights import save_checkpoint
+from jaxmodels.shared.training import prepare
 
 _TASKS_OWN = tyro.conf.arg(metavar="N", help_behavior_hint="(default: the task's)")
 
@@ -74,18 +71,8 @@ class Arguments:
 
 def main() -> None:
     task = take_task(sys.argv[1:], (__doc__ or "").partition("\n\n")[2].strip())
-    settings = {
-        name: getattr(task, name) for name in ("model", "data", "optimizer", "schedule", "training")
-    }
-    arguments = parse(Arguments(**settings), sys.argv[2:], prog=f"train.py {task.name}")
-    shortcuts = {
-        name: value
-        for name in ("epochs", "batch_size", "seed")
-        if (value := getattr(arguments, name)) is not None
-    }
-    settings = {name: getattr(arguments, name) for name in settings}
-    settings["training"] = dataclasses.replace(arguments.training, **shortcuts)
-    task = dataclasses.replace(task, **settings)
+    arguments = parse(Arguments(**settings_of(task)), sys.argv[2:], prog=f"train.py {task.name}")
+    task = with_arguments(task, arguments, shortcuts=("epochs", "batch_size", "seed"))
     folder = arguments.out or Path("runs") / f"{task.name}-{arguments.engine}"
     train(task, arguments.engine, arguments.source, folder, resume=arguments.resume)
 
@@ -102,15 +89,12 @@ def train(task: Task, engine_name: EngineName, source: str, folder: Path, *, res
     family = family_of(task)
     data = family.load(source, task)
     steps = family.steps_per_epoch(task, data)
-    fit_engine = _choose(engine_name, task, folder)
-    run = Run(task, engine_name, source)
-    runs.start(folder, run, resume=resume, fitted=family.fitted_files(data))
+    training = prepare(Run(task, engine_name, source), data, folder, resume=resume)
     print(
         f"{task.name} with {engine_name} on {data.source}\n{describe(task, data)}, {steps:,} steps "
         "an epoch"
     )
-    engine, recorder = fit_engine(data, resume)
-    save_checkpoint(folder, task.model, engine.weights())
+    engine, recorder = training()
     split = final_split(task, data)
     evaluation = evaluate(task, data, split, engine.predict)
     last = recorder.rows[-1]
@@ -136,21 +120,6 @@ def train(task: Task, engine_name: EngineName, source: str, folder: Path, *, res
         f"{last['steps_per_second']:,.1f} steps/s"
     )
     print(f"run: {folder}")
-
-
-def _choose(
-    engine_name: EngineName, task: Task, folder: Path
-) -> Callable[[Any, bool], tuple[Engine, Recorder]]:
-    """(data, resume) -> (engine with the final weights, history)."""
-    if engine_name == "lightning":  # which brings its own loop
-        try:
-            from torchref.engines.lightning import check_supported, fit_lightning
-        except ModuleNotFoundError as error:
-            raise ValueError(missing_extra(engine_name, error)) from None
-        check_supported(task)
-        return lambda data, resume: fit_lightning(task, data, folder, resume=resume)
-    engine = make_engine(engine_name, task, folder)
-    return lambda data, resume: (engine, fit(task, data, engine, folder, resume=resume))
 
 
 if __name__ == "__main__":

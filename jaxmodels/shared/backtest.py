@@ -67,7 +67,8 @@ def backtest(
     Returns:
         A row for each ticker, span (and "all" of them), horizon and method: what the names of
         `forecast_metrics` say, in prices; `skill` and `p_value` (Diebold-Mariano on absolute
-        errors) are against the random walk. None is what is not defined.
+        errors) are against the random walk. `separate` is how many of the forecasts, which are made
+        from `origins` days, do not overlap. None is what is not defined.
 
     Raises:
         ValueError: a ticker is too short, or a baseline or the price column is unknown.
@@ -209,18 +210,17 @@ def _score(prices: np.ndarray, span: _Span, horizons: tuple[int, ...]) -> list[d
     stride = int(np.diff(span.origins).min())
     rows = []
     for place, horizon in enumerate(horizons):
-        actual = span.actual[:, place]
+        actual, overlapping = span.actual[:, place], math.ceil(horizon / stride)
         reference = span.forecasts[REFERENCE][:, 0, place]
         for name, forecasts in span.forecasts.items():
             point, lower, upper = forecasts[:, :, place].T
-            test = metrics.diebold_mariano(
-                actual, point, reference, horizon=math.ceil(horizon / stride)
-            )
+            test = metrics.diebold_mariano(actual, point, reference, horizon=overlapping)
             rows.append(
                 {
                     "horizon": horizon,
                     "method": name,
                     "origins": len(actual),
+                    "separate": len(actual) // overlapping,
                     "mae": metrics.mean_absolute_error(actual, point),
                     "rmse": metrics.root_mean_squared_error(actual, point),
                     "smape": metrics.symmetric_percentage_error(actual, point),

@@ -1,13 +1,14 @@
 """What the scripts share: engines by name, tasks in `--help`, one line for a user's mistake."""
 
 import contextlib
+import dataclasses
 import io
 import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import tyro
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 EngineName = Literal["flax", "torch", "lightning"]
 Arguments = TypeVar("Arguments")
+
+_GROUPS = ("model", "data", "optimizer", "schedule", "training")  # of a task's settings
 
 
 def make_engine(name: EngineName, task: Task, folder: Path) -> "Engine":
@@ -118,6 +121,39 @@ def parse(default: Arguments, arguments: list[str], *, prog: str) -> Arguments:
         if not end.code:  # --help
             raise
         raise ValueError(f"{_unboxed(boxed.getvalue())}; `{prog} --help` lists them all") from None
+
+
+def settings_of(task: Task) -> dict[str, Any]:
+    """The groups of a task's settings, as the arguments of a script hold them."""
+    return {name: getattr(task, name) for name in _GROUPS}
+
+
+def with_arguments(task: Task, arguments: Any, *, shortcuts: tuple[str, ...]) -> Task:
+    """The task with the arguments' settings; a shortcut that is given is a field of training."""
+    given = {name: getattr(arguments, name) for name in shortcuts}
+    given = {name: value for name, value in given.items() if value is not None}
+    settings = {name: getattr(arguments, name) for name in _GROUPS}
+    settings["training"] = dataclasses.replace(arguments.training, **given)
+    return dataclasses.replace(task, **settings)
+
+
+def as_flags(task: Task) -> list[str]:
+    """What train.py must be given, after the task's name, to train exactly this task."""
+    return [
+        part
+        for group in _GROUPS
+        for field in dataclasses.fields(getattr(task, group))
+        if (value := getattr(getattr(task, group), field.name))
+        != getattr(getattr(TASKS[task.name], group), field.name)
+        for part in _as_flag(group, field.name, value)
+    ]
+
+
+def _as_flag(group: str, name: str, value: Any) -> list[str]:
+    flag = f"--{group}.{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return [flag if value else flag.replace(".", ".no-", 1)]
+    return [flag, *map(str, value if isinstance(value, tuple) else (value,))]
 
 
 def _as_flags(argument: str) -> list[str]:

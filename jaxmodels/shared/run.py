@@ -56,15 +56,12 @@ def start(folder: Path, run: Run, *, resume: bool, fitted: Mapping[str, str] | N
             "--out, or start one without --resume"
         )
     if resume:
-        before, now = _flatten(read_json(path)), _flatten(_to_json(run))
-        keys = sorted(before.keys() | now.keys())
-        changed = [
-            f"{k}: {before.get(k)} -> {now.get(k)}" for k in keys if before.get(k) != now.get(k)
-        ]
+        changed = changed_fields(read_json(path), to_json(run))
         if changed:
             raise ValueError(
                 f"--resume: {folder} was started otherwise; repeat its settings or choose another "
-                "--out. Changed:\n  " + "\n  ".join(changed)
+                "--out. Changed:\n  "
+                + "\n  ".join(f"{name}: {old} -> {new}" for name, (old, new) in changed.items())
             )
         for name, content in (fitted or {}).items():
             file = folder / name
@@ -82,7 +79,7 @@ def start(folder: Path, run: Run, *, resume: bool, fitted: Mapping[str, str] | N
         for name, content in (fitted or {}).items():
             with replaced(folder / name) as temporary:
                 temporary.write_text(content, encoding="utf-8")
-        write_json(path, _to_json(run))
+        write_json(path, to_json(run))
 
 
 def load(folder: Path) -> Run:
@@ -173,10 +170,21 @@ def check_finite(
     )
 
 
-def _to_json(run: Run) -> dict[str, Any]:
+def to_json(run: Run) -> dict[str, Any]:
+    """The content of `run.json`."""
     content = json.loads(json.dumps(dataclasses.asdict(run)))
     content["task"]["model"] = configs.to_json(run.task.model)
     return json.loads(json.dumps(content))
+
+
+def changed_fields(before: Any, now: Any) -> dict[str, tuple[Any, Any]]:
+    """What differs between two JSON objects: "training.epochs" -> (3, 5); None where it lacks."""
+    old, new = _flatten(before), _flatten(now)
+    return {
+        name: (old.get(name), new.get(name))
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    }
 
 
 def _build(kind: Any, value: Any, label: str) -> Any:

@@ -149,25 +149,14 @@ class SeriesData:
         Raises:
             ValueError: the table is too short or lacks a column.
         """
-        config = self.config
-        features = compute_features(table, config.features, price=config.price)
-        newest = self.input_scaler(features[-config.window :]).astype(np.float32)
-        if len(newest) < config.window or np.isnan(newest).any():
-            raise ValueError(
-                f"a table of {len(table)} rows has no whole window of {config.window} rows for the "
-                f"features {', '.join(config.features)}; expected more rows"
-            )
-        return newest[None]
+        return newest_window(table, self.config, self.input_scaler)
 
     def to_prices(self, outputs: np.ndarray, origin_prices: np.ndarray) -> np.ndarray:
         """Scaled targets (N, H) or, with Q quantiles, (N, H, Q) -> prices of that shape, float64.
 
         origin_prices: (N,). A quantile stays one, since every step of the way ascends.
         """
-        values = np.moveaxis(outputs.astype(np.float64), 1, -1)  # (N, H) or (N, Q, H)
-        values = self.target_scaler.inverse(values)
-        origins = origin_prices.reshape(-1, *[1] * (values.ndim - 1))
-        return np.moveaxis(TARGETS[self.config.target].to_prices(origins, values), -1, 1)
+        return outputs_to_prices(outputs, origin_prices, self.config, self.target_scaler)
 
 
 @dataclass(frozen=True)
@@ -246,6 +235,30 @@ def make_windows(
         input_scaler=input_scaler,
         target_scaler=target_scaler,
     )
+
+
+def newest_window(
+    table: PriceTable, config: SeriesDataConfig, scaler: Scaler, *, where: str = "prices"
+) -> np.ndarray:
+    """`SeriesData.newest_inputs`, of a table alone that need not have room for any span."""
+    features = compute_features(table, config.features, price=config.price, where=where)
+    newest = scaler(features[-config.window :]).astype(np.float32)
+    if len(newest) < config.window or np.isnan(newest).any():
+        raise ValueError(
+            f"{where}: a table of {len(table)} rows has no whole window of {config.window} rows "
+            f"for the features {', '.join(config.features)}; expected more rows"
+        )
+    return newest[None]
+
+
+def outputs_to_prices(
+    outputs: np.ndarray, origin_prices: np.ndarray, config: SeriesDataConfig, scaler: Scaler
+) -> np.ndarray:
+    """`SeriesData.to_prices`, with the scaler of the targets."""
+    values = np.moveaxis(outputs.astype(np.float64), 1, -1)  # (N, H) or (N, Q, H)
+    values = scaler.inverse(values)
+    origins = origin_prices.reshape(-1, *[1] * (values.ndim - 1))
+    return np.moveaxis(TARGETS[config.target].to_prices(origins, values), -1, 1)
 
 
 def _prepare(table: PriceTable, name: str, config: SeriesDataConfig) -> _Ticker:

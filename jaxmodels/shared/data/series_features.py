@@ -106,7 +106,7 @@ def select_column(table: PriceTable, name: str, *, where: str) -> np.ndarray:
     if name not in table.columns:
         raise ValueError(
             f"{where} has no column {name}; expected one of {', '.join(table.columns)}; "
-            f"leave out what needs it"
+            f"add it, or leave out what needs it"
         )
     values = table.columns[name]
     missing = np.flatnonzero(~np.isfinite(values))

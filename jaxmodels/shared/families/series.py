@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxmodels.shared import forecast_plots, plots
 from jaxmodels.shared.backtest import Forecaster, backtest, model_forecaster, room_for
-from jaxmodels.shared.baselines import check_installed
+from jaxmodels.shared.baselines import BaselineConfig, check_installed
 from jaxmodels.shared.configs import median_index
 from jaxmodels.shared.data.batches import Batch, ordered_batches, shuffled_batches
 from jaxmodels.shared.data.batches import steps_per_epoch as count_steps
@@ -23,6 +23,7 @@ from jaxmodels.shared.data.series import (
 )
 from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.families.sizes import check_sizes
+from jaxmodels.shared.figures import shorten
 from jaxmodels.shared.forecast_table import write_table
 from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.weights import read_json, replaced
@@ -135,7 +136,7 @@ def write_outputs(
     _write_predictions(folder / "predictions.csv", task, data, windows, prices, actual)
     drawn = folder / "plots"
     drawn.mkdir(exist_ok=True)
-    title = f"{task.name} on {data.source}"
+    title = f"{task.name} on {_tickers(data)}"
     if history:
         path = drawn / "curves.png"
         plots.plot_curves(history, path, title=title, loss_unit=" (pinball)", metric=METRIC)
@@ -147,16 +148,24 @@ def write_outputs(
         return predict({"inputs": inputs}, None)[0]
 
     model = model_forecaster(outputs_of, data, _quantiles(task))
-    rows = _backtest(data, {task.name: model})
+    coverage = enclosed(_quantiles(task))
+    rows = _backtest(data, {task.name: model}, BaselineConfig(coverage=coverage))
     if not rows:
         return {"verdicts": ["the test span is too short for a backtest"]}
     forecast_plots.plot_error_by_horizon(rows, drawn / "error_by_horizon.png", title=title)
     forecast_plots.plot_backtest(rows, drawn / "backtest.png", title=title)
-    verdicts = write_table(folder, rows, task.name)
+    verdicts = write_table(folder, rows, task.name, coverage=coverage)
     return {"backtest": [row for row in rows if row["span"] == "all"], "verdicts": verdicts}
 
 
-def _backtest(data: SeriesData, models: dict[str, Forecaster]) -> list[dict[str, Any]]:
+def enclosed(quantiles: tuple[float, ...]) -> float:
+    """The share of values that the outer quantiles enclose; of a median alone, the baselines'."""
+    return quantiles[-1] - quantiles[0] or BaselineConfig.coverage
+
+
+def _backtest(
+    data: SeriesData, models: dict[str, Forecaster], baselines: BaselineConfig
+) -> list[dict[str, Any]]:
     """Over as many spans as the test days have room for; none, if they have none at all."""
     for spans, origins in _BACKTESTS:
         if room_for(data.prices, data.config.horizons, data.test_start, spans) >= origins:
@@ -164,6 +173,7 @@ def _backtest(data: SeriesData, models: dict[str, Forecaster]) -> list[dict[str,
                 data.prices,
                 data.config.horizons,
                 price=data.config.price,
+                config=baselines,
                 models=models,
                 spans=spans,
                 origins_per_span=origins,
@@ -229,9 +239,14 @@ def _draw_forecasts(
             windows.dates,
             actual[:, place] - prices[:, place, median],
             folder / f"residuals_{horizon}.png",
-            title=f"{task.name} on {data.source}",
+            title=f"{task.name} on {_tickers(data)}",
             horizon=horizon,
         )
+
+
+def _tickers(data: SeriesData) -> str:
+    """For a title, where the source's own description is too long."""
+    return shorten(", ".join(data.tickers), 40)
 
 
 def _days_ahead(data: SeriesData, ticker: str, dates: np.ndarray, horizon: int) -> np.ndarray:

@@ -1,0 +1,56 @@
+"""A training from its settings to its final weights, on any engine.
+
+>>> training = prepare(Run(task, "flax", "sample"), data, folder)
+>>> engine, recorder = training()
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+from jaxmodels.shared import run as runs
+from jaxmodels.shared.command_line import EngineName, make_engine, missing_extra
+from jaxmodels.shared.families.registry import family_of
+from jaxmodels.shared.loop import Engine, fit
+from jaxmodels.shared.run import Recorder, Run
+from jaxmodels.shared.tasks import Task
+from jaxmodels.shared.weights import save_checkpoint
+
+
+def prepare(
+    run: Run, data: Any, folder: Path, *, resume: bool = False
+) -> Callable[[], tuple[Engine, Recorder]]:
+    """Claims the folder for the run; what is returned trains, and leaves the final weights there.
+
+    Raises:
+        ValueError: the engine is not installed or cannot train the task, or the folder is another
+            run's. All of that is found before the folder is claimed.
+    """
+    fit_engine = choose_trainer(cast(EngineName, run.engine), run.task, folder)
+    runs.start(folder, run, resume=resume, fitted=family_of(run.task).fitted_files(data))
+
+    def train() -> tuple[Engine, Recorder]:
+        engine, recorder = fit_engine(data, resume)
+        save_checkpoint(folder, run.task.model, engine.weights())
+        return engine, recorder
+
+    return train
+
+
+def choose_trainer(
+    engine_name: EngineName, task: Task, folder: Path
+) -> Callable[[Any, bool], tuple[Engine, Recorder]]:
+    """(data, resume) -> (engine with the final weights, history). Nothing is written before.
+
+    Raises:
+        ValueError: the engine is not installed or cannot train the task.
+    """
+    if engine_name == "lightning":  # which brings its own loop
+        try:
+            from torchref.engines.lightning import check_supported, fit_lightning
+        except ModuleNotFoundError as error:
+            raise ValueError(missing_extra(engine_name, error)) from None
+        check_supported(task)
+        return lambda data, resume: fit_lightning(task, data, folder, resume=resume)
+    engine = make_engine(engine_name, task, folder)
+    return lambda data, resume: (engine, fit(task, data, engine, folder, resume=resume))
