@@ -11,8 +11,8 @@ import numpy as np
 from jaxmodels.shared import metrics, plots
 from jaxmodels.shared.data import image_batches
 from jaxmodels.shared.data.batches import Batch
-from jaxmodels.shared.data.batches import steps_per_epoch as count_steps
 from jaxmodels.shared.data.images import ImageData, ImageDataConfig, load_images
+from jaxmodels.shared.families import rows as row_family
 from jaxmodels.shared.families.classification import summarise, write_predictions
 from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.families.sizes import check_sizes
@@ -73,16 +73,9 @@ def read_normalisation(run: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ..
         ) from None
 
 
-def count(data: ImageData, split: SplitName) -> int:
-    return len(getattr(data, split))
-
-
-def steps_per_epoch(task: Task, data: ImageData) -> int:
-    return count_steps(len(data.train), task.training.batch_size)
-
-
-def units_per_step(task: Task) -> int:
-    return task.training.batch_size
+count = row_family.count
+steps_per_epoch = row_family.steps_per_epoch
+units_per_step = row_family.units_per_step
 
 
 def training_batches(task: Task, data: ImageData, start_step: int = 0) -> Iterator[Batch]:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from jaxmodels.shared import metrics, plots, review_plots
-from jaxmodels.shared.data.batches import Batch, ordered_batches, shuffled_batches
-from jaxmodels.shared.data.batches import steps_per_epoch as count_steps
+from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.data.reviews import ReviewData, ReviewDataConfig, TokenSplit, load_reviews
 from jaxmodels.shared.data.vocabulary import Vocabulary
+from jaxmodels.shared.families import rows as row_family
 from jaxmodels.shared.families.classification import summarise, write_predictions
 from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.families.sizes import check_sizes, check_vocabulary
@@ -56,32 +56,17 @@ def read_vocabulary(run: Path) -> tuple[Vocabulary, tuple[str, ...]]:
     return Vocabulary.from_json(content["words"], where=str(path)), tuple(content["class_names"])
 
 
-def count(data: ReviewData, split: SplitName) -> int:
-    return len(getattr(data, split))
-
-
-def steps_per_epoch(task: Task, data: ReviewData) -> int:
-    return count_steps(len(data.train), task.training.batch_size)
-
-
-def units_per_step(task: Task) -> int:
-    return task.training.batch_size
+count = row_family.count
+steps_per_epoch = row_family.steps_per_epoch
+units_per_step = row_family.units_per_step
 
 
 def training_batches(task: Task, data: ReviewData, start_step: int = 0) -> Iterator[Batch]:
-    return shuffled_batches(
-        lambda rows, epoch: _batch(data.train, rows),
-        len(data.train),
-        batch_size=task.training.batch_size,
-        seed=task.training.seed,
-        start_step=start_step,
-    )
+    return row_family.shuffled(_batch, task, data, start_step)
 
 
 def evaluation_batches(task: Task, data: ReviewData, split: SplitName) -> Iterator[Batch]:
-    rows = getattr(data, split)
-    size = max(1, min(task.training.evaluation_batch_size, len(rows)))
-    return ordered_batches(lambda chosen: _batch(rows, chosen), len(rows), batch_size=size)
+    return row_family.in_order(_batch, task, getattr(data, split))
 
 
 def score(task: Task, outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

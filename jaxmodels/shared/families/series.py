@@ -12,8 +12,7 @@ from jaxmodels.shared import forecast_plots, plots
 from jaxmodels.shared.backtest import Forecaster, backtest, model_forecaster, room_for
 from jaxmodels.shared.baselines import BaselineConfig, check_installed
 from jaxmodels.shared.configs import median_index
-from jaxmodels.shared.data.batches import Batch, ordered_batches, shuffled_batches
-from jaxmodels.shared.data.batches import steps_per_epoch as count_steps
+from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.data.series import (
     Scaler,
     SeriesData,
@@ -21,6 +20,7 @@ from jaxmodels.shared.data.series import (
     Windows,
     load_series,
 )
+from jaxmodels.shared.families import rows as row_family
 from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.families.sizes import check_sizes
 from jaxmodels.shared.figures import shorten
@@ -81,32 +81,17 @@ def read_scalers(run: Path) -> tuple[Scaler, Scaler]:
     return inputs, targets
 
 
-def count(data: SeriesData, split: SplitName) -> int:
-    return len(getattr(data, split))
-
-
-def steps_per_epoch(task: Task, data: SeriesData) -> int:
-    return count_steps(len(data.train), task.training.batch_size)
-
-
-def units_per_step(task: Task) -> int:
-    return task.training.batch_size
+count = row_family.count
+steps_per_epoch = row_family.steps_per_epoch
+units_per_step = row_family.units_per_step
 
 
 def training_batches(task: Task, data: SeriesData, start_step: int = 0) -> Iterator[Batch]:
-    return shuffled_batches(
-        lambda rows, epoch: _batch(data.train, rows),
-        len(data.train),
-        batch_size=task.training.batch_size,
-        seed=task.training.seed,
-        start_step=start_step,
-    )
+    return row_family.shuffled(_batch, task, data, start_step)
 
 
 def evaluation_batches(task: Task, data: SeriesData, split: SplitName) -> Iterator[Batch]:
-    windows = getattr(data, split)
-    size = max(1, min(task.training.evaluation_batch_size, len(windows)))
-    return ordered_batches(lambda rows: _batch(windows, rows), len(windows), batch_size=size)
+    return row_family.in_order(_batch, task, getattr(data, split))
 
 
 def score(task: Task, outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
