@@ -189,9 +189,9 @@ def _judge(best: dict[str, Any], own: dict[str, Any], count: int) -> str:
         return "The recipe that they began with (trial 0) diverged."
     gain = 1 - best["validation_loss"] / own["validation_loss"]
     return (
-        f"Trial {best['trial']}'s loss is {gain:.2%} below that of the recipe they all "
-        f"began with (trial 0, {own['validation_loss']:.5f}).\nThat is one seed each, and the lowest of {count} "
-        "flatters: compare both with other\n--training.seed before you believe it."
+        f"Trial {best['trial']}'s loss is {gain:.2%} below that of the recipe they began with\n"
+        f"(trial 0, {own['validation_loss']:.5f}): one seed each, and the lowest of {count} "
+        "flatters. Compare both\nwith other --training.seed before you believe it."
     )
 
 
