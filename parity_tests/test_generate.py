@@ -12,8 +12,9 @@ pytest.importorskip("torch")
 
 from jaxmodels.shared.generation import SAMPLE_LENGTH, write_samples
 from jaxmodels.shared.tokenizers import CharacterTokenizer, load_tokenizer
-from parity_tests.test_bad_input import SMALL, refused
-from parity_tests.tiny_runs import call, compile_once
+from jaxmodels.shared.weights import save_checkpoint
+from parity_tests.test_bad_input import refused
+from parity_tests.tiny_runs import call, compile_once, train_tiny, with_settings
 from parity_tests.tiny_texts import (
     REVIEW_FLAGS,
     TEXT,
@@ -57,7 +58,11 @@ def reviews(tmp_path_factory: Any) -> Path:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: Any) -> Path:
     """A finished run on images."""
-    return _train(tmp_path_factory.mktemp("images") / "run", ("cifar10-simplecnn", *SMALL))
+    folder = tmp_path_factory.mktemp("images")
+    task = with_settings(training={"epochs": 1})
+    engine, _ = train_tiny("torch", folder, task)
+    save_checkpoint(folder, task.model, engine.weights())
+    return folder
 
 
 def generated(folder: Path, *arguments: object) -> str:
@@ -146,7 +151,7 @@ def test_bad_arguments_are_one_line(case: str, prose: Path) -> None:
 
 
 def test_runs_that_write_no_text_are_refused(images: Path, reviews: Path) -> None:
-    for folder, task in ((images, "cifar10-simplecnn"), (reviews, "imdb-lstm")):
+    for folder, task in ((images, "tiny"), (reviews, "imdb-lstm")):
         message = refused("generate", folder)
         assert f"{folder} holds a run of {task}, which writes no text" in message
         assert message.count("\n") == 1

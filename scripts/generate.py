@@ -29,9 +29,11 @@ def main() -> None:
     parser.add_argument(
         "--temperature", type=float, default=1.0, metavar="T", help="divides the logits [1]"
     )
-    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="keep K tokens [0: all]")
     parser.add_argument(
-        "--top-p", type=float, default=1.0, metavar="P", help="keep this share [1: all]"
+        "--top-k", type=int, default=0, metavar="K", help="sample of the K likeliest [0: all]"
+    )
+    parser.add_argument(
+        "--top-p", type=float, default=1.0, metavar="P", help="of those that hold P [1: all]"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling [0]")
     parser.add_argument(
