@@ -11,13 +11,19 @@ BIN := .venv/bin
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-## The ladder and a short training of both frameworks on the embedded sample.
+## A short training of every kind of task on the embedded samples, and the ladder.
 demo: .venv/.built
 	rm -rf runs/demo
 	$(BIN)/python scripts/train.py cifar10-simplecnn --engine flax --epochs 4 --out runs/demo/flax
 	$(BIN)/python scripts/train.py cifar10-simplecnn --engine torch --epochs 4 --out runs/demo/torch
+	$(BIN)/python scripts/train.py imdb-lstm --engine flax --data.max-length 32 --out runs/demo/imdb
+	$(BIN)/python scripts/train.py prices-lstm --engine torch --out runs/demo/prices
+	$(BIN)/python scripts/forecast.py runs/demo/prices --engine flax
+	$(BIN)/python scripts/train.py shakespeare-gru --engine flax --epochs 1 --out runs/demo/text
+	$(BIN)/python scripts/generate.py runs/demo/text --engine torch --prompt 'The ' --max-new-tokens 80
+	$(BIN)/python scripts/parity.py imdb-lstm shakespeare-gru prices-transformer --rungs weights,forward,gradient,resume --out runs/demo/others
 	$(BIN)/python scripts/parity.py cifar10-logistic cifar10-simplecnn --steps 80 --out runs/demo
-	@echo 'Open runs/demo/report.html; the trainings and their plots are in runs/demo/flax and runs/demo/torch.'
+	@echo 'Open runs/demo/report.html; the trainings, with plots and tables, are in the folders of runs/demo.'
 
 test: .venv/.built
 	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow and not tpu'

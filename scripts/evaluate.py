@@ -38,7 +38,10 @@ def main() -> None:
     print(result_line(task, data, split, evaluation))
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        write_results(arguments.out, task, data, split, evaluation, [], engine.predict)
+        _, *verdicts = write_results(
+            arguments.out, task, data, split, evaluation, [], engine.predict
+        )
+        print(*verdicts, sep="\n", end="\n" if verdicts else "")
         print(f"written: {arguments.out}")
 
 

@@ -100,7 +100,7 @@ def train(task: Task, engine_name: EngineName, source: str, folder: Path, *, res
     last = recorder.rows[-1]
     pipeline = measure_throughput(family.training_batches(task, data))
     seconds = sum(row["seconds"] for row in recorder.rows)
-    line = write_results(
+    result, *verdicts = write_results(
         folder,
         task,
         data,
@@ -114,7 +114,7 @@ def train(task: Task, engine_name: EngineName, source: str, folder: Path, *, res
         steps_per_second=last["steps_per_second"],
         pipeline_batches_per_second=pipeline,
     )
-    print(f"{line} after {last['epoch']} epochs in {seconds / 60:.1f} min")
+    print(f"{result} after {last['epoch']} epochs in {seconds / 60:.1f} min", *verdicts, sep="\n")
     print(
         f"the pipeline alone gives {pipeline:,.0f} batches/s, training takes "
         f"{last['steps_per_second']:,.1f} steps/s"

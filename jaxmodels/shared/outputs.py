@@ -41,10 +41,10 @@ def write_results(
     history: list[Row],
     predict: Predict,
     **facts: Any,
-) -> str:
-    """Writes metrics.json and the family's files; returns the result in a line.
+) -> list[str]:
+    """Writes metrics.json and the family's files; returns the result in words.
 
-    `facts` join the metrics as they are.
+    A line of loss and metric, and the family's verdicts. `facts` join the metrics as they are.
     """
     family = family_of(task)
     content = {
@@ -58,7 +58,7 @@ def write_results(
         **facts,
     }
     write_json(folder / "metrics.json", content)
-    return result_line(task, data, split, evaluation)
+    return [result_line(task, data, split, evaluation), *content.get("verdicts", [])]
 
 
 def result_line(task: Task, data: Any, split: SplitName, evaluation: Evaluation) -> str:
