@@ -56,7 +56,7 @@ def check_refused(source: str, expected: str, config: ReviewDataConfig = CONFIG)
         (
             [f"own{row},positive" for row in range(20)],
             ReviewDataConfig(split="7:1:2"),
-            "no word occurs 2 times in the 14 training reviews.* --data.min_frequency 1",
+            "no word occurs 2 times in the 14 training reviews.* --data.min-frequency 1",
         ),
         (["...,positive"] * 20, POOLED, "no word occurs 1 times"),
     ],
