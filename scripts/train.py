@@ -115,6 +115,8 @@ def train(task: Task, engine_name: EngineName, source: str, folder: Path, *, res
         pipeline_batches_per_second=pipeline,
     )
     print(f"{result} after {last['epoch']} epochs in {seconds / 60:.1f} min", *verdicts, sep="\n")
+    if source != "sample":  # which the recipe was not made for
+        print(f"the recipe's goal: {task.goal}")
     print(
         f"the pipeline alone gives {pipeline:,.0f} batches/s, training takes "
         f"{last['steps_per_second']:,.1f} steps/s"
