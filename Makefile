@@ -16,7 +16,7 @@ demo: .venv/.built
 	rm -rf runs/demo
 	$(BIN)/python scripts/train.py cifar10-simplecnn --engine flax --epochs 4 --out runs/demo/flax
 	$(BIN)/python scripts/train.py cifar10-simplecnn --engine torch --epochs 4 --out runs/demo/torch
-	$(BIN)/python scripts/train.py imdb-lstm --engine flax --data.max-length 32 --out runs/demo/imdb
+	$(BIN)/python scripts/train.py imdb-lstm --engine flax --epochs 15 --data.max-length 32 --out runs/demo/imdb
 	$(BIN)/python scripts/train.py prices-lstm --engine torch --out runs/demo/prices
 	$(BIN)/python scripts/forecast.py runs/demo/prices --engine flax
 	$(BIN)/python scripts/train.py shakespeare-gru --engine flax --epochs 1 --out runs/demo/text
