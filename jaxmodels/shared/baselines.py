@@ -9,6 +9,7 @@ Hyndman & Athanasopoulos 2021, "Forecasting: principles and practice", sections 
 (2,)
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -114,8 +115,11 @@ def arima(history: History, horizons: np.ndarray, config: BaselineConfig) -> Ret
     except ImportError as error:
         raise _missing("ARIMA", "statsmodels", error) from error
     logs = _recent_logs(history, config)
-    model = ARIMA(logs * _PERCENT, order=config.arima_order)
-    return _from_statsmodels(model.fit(), logs[-1], horizons)
+    with warnings.catch_warnings():
+        # Starting parameters that the library replaces by zeros: common, and of no consequence.
+        warnings.filterwarnings("ignore", message="Non-(invertible|stationary) starting")
+        fitted = ARIMA(logs * _PERCENT, order=config.arima_order).fit()
+    return _from_statsmodels(fitted, logs[-1], horizons)
 
 
 def exponential_smoothing(

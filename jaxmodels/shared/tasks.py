@@ -196,7 +196,7 @@ _TASKS = (
         name="imdb-lstm",
         description="sentiment of film reviews: embedding, LSTM, mean over the words, linear",
         model=TextClassifierConfig(dropout_rate=0.5),
-        data=ReviewDataConfig(),
+        data=ReviewDataConfig(max_length=400),
         optimizer=OptimizerConfig(name="adamw", learning_rate=2e-3, clip_norm=1.0),
         schedule=ScheduleConfig(name="one-cycle", warmup_fraction=0.25),
         training=TrainingConfig(epochs=5, batch_size=64),
