@@ -163,7 +163,7 @@ def format_value(verdict: Verdict, value: float | None = None) -> str:
     if verdict.rung in COUNT_RUNGS:
         return f"{value:,.0f} differ"
     if verdict.rung == "metric":
-        return f"{100 * value:.2f} pp"
+        return f"{100 * value:.2f} pp" if verdict.metric == "accuracy" else f"{value:.4f}"
     if verdict.rung == "curve" or verdict.dtype != "float64":
         return format_ratio(value)
     return f"{value:.1e}" if value else "0"
@@ -173,7 +173,8 @@ def format_bound(verdict: Verdict) -> str:
     if verdict.rung in COUNT_RUNGS:
         return f"{verdict.bound:,.0f}"
     if verdict.rung == "metric":
-        return f"{100 * verdict.bound:g} pp"
+        bound = verdict.bound
+        return f"{100 * bound:g} pp" if verdict.metric == "accuracy" else f"{bound:g}"
     if verdict.rung == "curve" or verdict.dtype != "float64":
         return f"{verdict.bound:g}x"
     return f"{verdict.bound:.0e}" if verdict.bound else "0"

@@ -38,6 +38,7 @@ class Verdict:
     first_divergence: str = ""
     note: str = ""
     leaves: tuple[LeafError, ...] = ()
+    metric: str = "accuracy"  # of the metric rung: accuracies differ by percentage points
 
     @property
     def ok(self) -> bool:

@@ -390,3 +390,10 @@ def test_environment_says_what_is_not_installed(monkeypatch):
     assert found["numpy"][0].isdigit()
     assert {"python", "processor", "cores", "memory", "system"} <= set(found)
     assert all(isinstance(value, str) and value for value in found.values())
+
+
+def test_a_metric_that_is_no_accuracy_is_not_in_percentage_points():
+    accuracy = Verdict("imdb-lstm", "metric", "float32", 0.015, 0.02, "")
+    error = dataclasses.replace(accuracy, task="prices-lstm", metric="absolute_error")
+    assert (format_value(accuracy), format_bound(accuracy)) == ("1.50 pp", "2 pp")
+    assert (format_value(error), format_bound(error)) == ("0.0150", "0.02")

@@ -135,6 +135,7 @@ def metric_rung(
         f"mean difference {difference:+.5f}",
         note=f"{metric}, {seeds} seeds, {training.epochs} epochs "
         f"each on {data.source}; {family.count(data, split):,} {family.UNIT}",
+        metric=family.METRIC,
     )
     accuracies = Accuracies(
         task.name,

@@ -18,42 +18,32 @@ import tyro
 
 from jaxmodels.shared.command_line import (
     EngineName,
+    TaskArguments,
     parse,
     run_script,
     settings_of,
     take_task,
     with_arguments,
 )
-from jaxmodels.shared.configs import ModelConfig
 from jaxmodels.shared.data.batches import measure_throughput
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.loop import evaluate
 from jaxmodels.shared.outputs import describe, final_split, write_results
 from jaxmodels.shared.run import Run
-from jaxmodels.shared.schedules import ScheduleConfig
-from jaxmodels.shared.tasks import DataConfig, OptimizerConfig, Task, TrainingConfig
+from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.training import prepare
 
 _TASKS_OWN = tyro.conf.arg(metavar="N", help_behavior_hint="(default: the task's)")
 
 
 @dataclass(frozen=True)
-class Arguments:
-    """Where and with what to train, then the task's own settings.
+class Arguments(TaskArguments):
+    """Where to train, and the settings that are asked for most.
 
     Each setting can also be written as optimizer.learning_rate=0.1, model.channels=16,32 or
     optimizer.nesterov=true.
     """
 
-    model: ModelConfig
-    data: DataConfig
-    optimizer: OptimizerConfig
-    schedule: ScheduleConfig
-    training: TrainingConfig
-    engine: EngineName = "flax"
-    """The framework that trains."""
-    source: str = "sample"
-    """sample, hub, hub:OWNER/NAME, tfds, tfds:NAME, or a local folder."""
     out: Annotated[
         Path | None,
         tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/TASK-ENGINE)"),

@@ -23,6 +23,7 @@ from rich.table import Table
 
 from jaxmodels.shared.command_line import (
     EngineName,
+    TaskArguments,
     as_flags,
     parse,
     run_script,
@@ -30,12 +31,10 @@ from jaxmodels.shared.command_line import (
     take_task,
     with_arguments,
 )
-from jaxmodels.shared.configs import ModelConfig
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.outputs import describe
 from jaxmodels.shared.run import NonFiniteLossError, Run
-from jaxmodels.shared.schedules import ScheduleConfig
-from jaxmodels.shared.tasks import DataConfig, OptimizerConfig, Task, TrainingConfig
+from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.training import choose_trainer, prepare
 from jaxmodels.shared.tuning import (
     feasible,
@@ -53,18 +52,13 @@ _SHOWN = 5  # of the best trials
 
 
 @dataclass(frozen=True)
-class Arguments:
-    """Where and how long to search, then the settings that trial 0 has and others start from."""
+class Arguments(TaskArguments):
+    """How long to search, from the settings that trial 0 has.
 
-    model: ModelConfig
-    data: DataConfig
-    optimizer: OptimizerConfig
-    schedule: ScheduleConfig
-    training: TrainingConfig
-    engine: EngineName = "flax"
-    """The framework that trains."""
-    source: str = "sample"
-    """sample, hub, hub:OWNER/NAME, tfds, tfds:NAME, or a local folder."""
+    Each setting can also be written as optimizer.learning_rate=0.1, model.channels=16,32 or
+    optimizer.nesterov=true.
+    """
+
     out: Annotated[
         Path | None,
         tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/TASK-ENGINE-tuning)"),

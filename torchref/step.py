@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.tasks import Task
 from torchref.models import CharRNN
 from torchref.objective import make_objective
@@ -43,7 +44,7 @@ def forward(
     Where the batch's "reset" (B,) is true, a row's carry starts at zero. The carry is detached:
     backpropagation ends with the batch.
     """
-    inputs = [batch[name] for name in make_objective(task).inputs]
+    inputs = [batch[name] for name in family_of(task).INPUTS]
     bfloat16 = task.training.precision == "bfloat16"
     with torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=bfloat16):
         if not isinstance(model, CharRNN):

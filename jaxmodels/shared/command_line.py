@@ -7,14 +7,17 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import tyro
 
 from jaxmodels.shared import run as runs
+from jaxmodels.shared.configs import ModelConfig
 from jaxmodels.shared.run import NonFiniteLossError, Run
-from jaxmodels.shared.tasks import TASKS, Task
+from jaxmodels.shared.schedules import ScheduleConfig
+from jaxmodels.shared.tasks import TASKS, DataConfig, OptimizerConfig, Task, TrainingConfig
 from jaxmodels.shared.weights import load_checkpoint
 
 if TYPE_CHECKING:
@@ -22,6 +25,22 @@ if TYPE_CHECKING:
 
 EngineName = Literal["flax", "torch", "lightning"]
 Arguments = TypeVar("Arguments")
+
+
+@dataclass(frozen=True)
+class TaskArguments:
+    """A task's own settings, and with what and on what to train: what training scripts take."""
+
+    model: ModelConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    training: TrainingConfig
+    engine: EngineName = "flax"
+    """The framework that trains."""
+    source: str = "sample"
+    """sample, hub, hub:OWNER/NAME, tfds, tfds:NAME, or a local folder."""
+
 
 _GROUPS = ("model", "data", "optimizer", "schedule", "training")  # of a task's settings
 
@@ -107,7 +126,7 @@ def parse(default: Arguments, arguments: list[str], *, prog: str) -> Arguments:
         ValueError: a flag is unknown or its value is refused; one line that names it.
     """
     boxed = io.StringIO()
-    given = [part for argument in arguments for part in _as_flags(argument)]
+    given = [part for argument in arguments for part in _as_written_out(argument)]
     try:
         with contextlib.redirect_stderr(boxed):
             return tyro.cli(
@@ -156,7 +175,7 @@ def _as_flag(group: str, name: str, value: Any) -> list[str]:
     return [flag, *map(str, value if isinstance(value, tuple) else (value,))]
 
 
-def _as_flags(argument: str) -> list[str]:
+def _as_written_out(argument: str) -> list[str]:
     """`model.batch_norm=true` -> `--model.batch-norm`, `model.channels=4,6` -> `--model... 4 6`."""
     match = re.fullmatch(r"(?:--)?([a-z]+\.\w[\w-]*)=(.*)", argument)
     if not match:

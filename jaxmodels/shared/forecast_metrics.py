@@ -104,9 +104,14 @@ def interval_coverage(actual: np.ndarray, lower: np.ndarray, upper: np.ndarray) 
 
 
 def pinball_loss(actual: np.ndarray, forecasts: np.ndarray, quantiles: np.ndarray) -> float:
-    """The mean quantile loss: actual (N,), forecasts (N, Q), quantiles (Q,) in (0, 1).
+    """The mean of `quantile_losses`."""
+    return float(quantile_losses(actual, forecasts, quantiles).mean())
+
+
+def quantile_losses(actual: np.ndarray, forecasts: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
+    """actual (...), forecasts (..., Q), quantiles (Q,) in (0, 1) -> (..., Q).
 
     Koenker & Bassett 1978, "Regression quantiles".
     """
-    short = actual[:, None] - forecasts  # (N, Q)
-    return float(np.maximum(quantiles * short, (quantiles - 1) * short).mean())
+    short = actual[..., None] - forecasts
+    return np.maximum(quantiles * short, (quantiles - 1) * short)

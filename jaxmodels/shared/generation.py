@@ -4,6 +4,7 @@
 >>> tokens = stream(step, state, prompts, vocabulary_size=65, max_new_tokens=200)
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -105,12 +106,8 @@ def write_samples(
         for number, (prompt, sample) in enumerate(zip(prompts, samples, strict=True), start=1):
             file.write(f"----- sample {number}, temperature {SAMPLING.temperature}; the prompt:\n")
             file.write(f"{tokenizer.decode(prompt.tolist())}\n----- and on:\n{sample}\n\n")
-    try:
-        overlap = bleu(samples, originals)
-    except ValueError:  # sacrebleu is not installed
-        overlap = None
     return {
-        "bleu": overlap,
+        "bleu": bleu(samples, originals) if find_spec("sacrebleu") else None,
         **_word_statistics("", samples),
         **_word_statistics("text_", originals),
     }

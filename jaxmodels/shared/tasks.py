@@ -7,7 +7,7 @@ samples (`--source sample`) the same recipe runs unchanged and takes a few minut
 """
 
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from jaxmodels.shared.configs import (
@@ -149,6 +149,29 @@ class Task:
             )
 
 
+_SHAKESPEARE_LSTM = Task(
+    name="shakespeare-lstm",
+    description="the next character of a text: two layers of LSTM with carried state",
+    model=CharRNNConfig(cell="lstm", hidden_dim=256, dropout_rate=0.2),
+    data=TextDataConfig(),
+    optimizer=OptimizerConfig(name="adamw", learning_rate=4e-3, clip_norm=1.0),
+    schedule=ScheduleConfig(name="cosine", warmup_fraction=0.05),
+    training=TrainingConfig(epochs=20, batch_size=64, evaluation_batch_size=64),
+    goal="1.55 nats a character of Tiny Shakespeare's last tenth",
+)
+
+_PRICES_LSTM = Task(
+    name="prices-lstm",
+    description="log returns 1, 5 and 20 days ahead and their quantiles: an LSTM",
+    model=RecurrentForecasterConfig(cell="lstm", dropout_rate=0.2),
+    data=SeriesDataConfig(),
+    optimizer=OptimizerConfig(name="adamw", learning_rate=1e-3, weight_decay=1e-2),
+    schedule=ScheduleConfig(name="cosine", warmup_fraction=0.1),
+    training=TrainingConfig(epochs=20, batch_size=64, early_stopping_patience=5),
+    parity=ParityConfig(metric_epochs=4),
+    goal="to beat the random walk; on prices nobody should expect it",
+)
+
 _TASKS = (
     Task(
         name="cifar10-logistic",
@@ -202,70 +225,37 @@ _TASKS = (
         training=TrainingConfig(epochs=5, batch_size=64),
         goal="87% of IMDb's test reviews right within five epochs",
     ),
-    Task(
-        name="shakespeare-lstm",
-        description="the next character of a text: two layers of LSTM with carried state",
-        model=CharRNNConfig(cell="lstm", hidden_dim=256, dropout_rate=0.2),
-        data=TextDataConfig(),
-        optimizer=OptimizerConfig(name="adamw", learning_rate=4e-3, clip_norm=1.0),
-        schedule=ScheduleConfig(name="cosine", warmup_fraction=0.05),
-        training=TrainingConfig(epochs=20, batch_size=64, evaluation_batch_size=64),
-        goal="1.55 nats a character of Tiny Shakespeare's last tenth",
-    ),
-    Task(
+    _SHAKESPEARE_LSTM,
+    replace(
+        _SHAKESPEARE_LSTM,
         name="shakespeare-gru",
         description="the next character of a text: two layers of GRU with carried state",
         model=CharRNNConfig(cell="gru", hidden_dim=304, dropout_rate=0.2),
-        data=TextDataConfig(),
-        optimizer=OptimizerConfig(name="adamw", learning_rate=4e-3, clip_norm=1.0),
-        schedule=ScheduleConfig(name="cosine", warmup_fraction=0.05),
-        training=TrainingConfig(epochs=20, batch_size=64, evaluation_batch_size=64),
-        goal="1.55 nats a character of Tiny Shakespeare's last tenth",
     ),
-    Task(
+    replace(
+        _SHAKESPEARE_LSTM,
         name="shakespeare-transformer",
         description="the next character of a text: a GPT-2 of four layers",
         model=GPT2Config(hidden_dim=144, mlp_dim=576, dropout_rate=0.1),
-        data=TextDataConfig(),
         optimizer=OptimizerConfig(
             name="adamw", learning_rate=2e-3, beta2=0.99, weight_decay=0.1, clip_norm=1.0
         ),
         schedule=ScheduleConfig(name="cosine", warmup_fraction=0.05, final_scale=0.05),
         training=TrainingConfig(epochs=30, batch_size=64, evaluation_batch_size=64),
-        goal="1.55 nats a character of Tiny Shakespeare's last tenth",
     ),
-    Task(
-        name="prices-lstm",
-        description="log returns 1, 5 and 20 days ahead and their quantiles: an LSTM",
-        model=RecurrentForecasterConfig(cell="lstm", dropout_rate=0.2),
-        data=SeriesDataConfig(),
-        optimizer=OptimizerConfig(name="adamw", learning_rate=1e-3, weight_decay=1e-2),
-        schedule=ScheduleConfig(name="cosine", warmup_fraction=0.1),
-        training=TrainingConfig(epochs=20, batch_size=64, early_stopping_patience=5),
-        parity=ParityConfig(metric_epochs=4),
-        goal="to beat the random walk; on prices nobody should expect it",
-    ),
-    Task(
+    _PRICES_LSTM,
+    replace(
+        _PRICES_LSTM,
         name="prices-gru",
         description="log returns 1, 5 and 20 days ahead and their quantiles: a GRU",
         model=RecurrentForecasterConfig(cell="gru", dropout_rate=0.2),
-        data=SeriesDataConfig(),
-        optimizer=OptimizerConfig(name="adamw", learning_rate=1e-3, weight_decay=1e-2),
-        schedule=ScheduleConfig(name="cosine", warmup_fraction=0.1),
-        training=TrainingConfig(epochs=20, batch_size=64, early_stopping_patience=5),
-        parity=ParityConfig(metric_epochs=4),
-        goal="to beat the random walk; on prices nobody should expect it",
     ),
-    Task(
+    replace(
+        _PRICES_LSTM,
         name="prices-transformer",
         description="log returns 1, 5 and 20 days ahead and their quantiles: PatchTST",
         model=TimeSeriesTransformerConfig(dropout_rate=0.2),
-        data=SeriesDataConfig(),
         optimizer=OptimizerConfig(name="adamw", learning_rate=5e-4, weight_decay=1e-2),
-        schedule=ScheduleConfig(name="cosine", warmup_fraction=0.1),
-        training=TrainingConfig(epochs=20, batch_size=64, early_stopping_patience=5),
-        parity=ParityConfig(metric_epochs=4),
-        goal="to beat the random walk; on prices nobody should expect it",
     ),
 )
 

@@ -91,7 +91,7 @@ def training_batches(task: Task, data: ImageData, start_step: int = 0) -> Iterat
 
 def evaluation_batches(task: Task, data: ImageData, split: SplitName) -> Iterator[Batch]:
     rows = getattr(data, split)
-    size = max(1, min(task.training.evaluation_batch_size, len(rows)))
+    size = row_family.evaluation_size(task, rows)
     return image_batches.evaluation_batches(rows, data, batch_size=size)
 
 
@@ -110,11 +110,8 @@ def write_outputs(
 ) -> dict[str, Any]:
     """predictions.csv and plots/."""
     assert evaluation.outputs is not None
-    images, labels, names = (
-        getattr(data, split).images,
-        getattr(data, split).labels,
-        data.class_names,
-    )
+    rows, names = getattr(data, split), data.class_names
+    images, labels = rows.images, rows.labels
     predictions = evaluation.outputs.argmax(axis=-1)
     confidences = np.exp(metrics.log_softmax(evaluation.outputs).max(axis=-1))
     write_predictions(folder / "predictions.csv", names, labels, predictions, confidences)

@@ -38,5 +38,10 @@ def shuffled(
 
 def in_order(make: Callable[[Any, np.ndarray], Batch], task: Task, split: Any) -> Iterator[Batch]:
     """Evaluation batches of a split, each of one shape."""
-    size = max(1, min(task.training.evaluation_batch_size, len(split)))
+    size = evaluation_size(task, split)
     return batches.ordered_batches(lambda rows: make(split, rows), len(split), batch_size=size)
+
+
+def evaluation_size(task: Task, split: Any) -> int:
+    """A small split makes one batch of its own size."""
+    return max(1, min(task.training.evaluation_batch_size, len(split)))

@@ -24,6 +24,7 @@ from jaxmodels.shared.families import rows as row_family
 from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.families.sizes import check_sizes
 from jaxmodels.shared.figures import shorten
+from jaxmodels.shared.forecast_metrics import quantile_losses
 from jaxmodels.shared.forecast_table import write_table
 from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.weights import read_json, replaced
@@ -95,10 +96,10 @@ def evaluation_batches(task: Task, data: SeriesData, split: SplitName) -> Iterat
 
 
 def score(task: Task, outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    quantiles = np.array(_quantiles(task))
-    short = targets[..., None].astype(np.float64) - outputs  # (B, H, Q)
-    losses = np.maximum(quantiles * short, (quantiles - 1) * short).mean(axis=(1, 2))
-    return losses, np.abs(short[..., median_index(_quantiles(task))]).mean(axis=1)
+    targets, quantiles = targets.astype(np.float64), _quantiles(task)
+    losses = quantile_losses(targets, outputs, np.array(quantiles))  # (B, H, Q)
+    errors = np.abs(targets - outputs[..., median_index(quantiles)])  # (B, H)
+    return losses.mean(axis=(1, 2)), errors.mean(axis=1)
 
 
 def write_outputs(
