@@ -11,6 +11,7 @@ from flax import nnx
 
 import jaxmodels.models
 import torchref.models
+import torchref.models.recurrent
 from jaxmodels import state
 from jaxmodels.models.recurrent import CELLS, TextClassifier, pool
 from jaxmodels.shared.configs import CharRNNConfig, TextClassifierConfig
@@ -33,28 +34,42 @@ def relative(found, truth):
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 def test_a_layer_is_torchs_own_from_any_state_at_any_length(kind, bidirectional):
-    """Against `torch.nn.LSTM` and `GRU` row by row without padding, in float64."""
+    """Both frameworks' against `torch.nn.LSTM` and `GRU` row by row without padding, in float64."""
     rng = np.random.default_rng(1)
-    directions = 1 + bidirectional
     oracle = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[kind](
         5, 4, bidirectional=bidirectional, batch_first=True
     ).double()
+    weights = oracle.state_dict()
     x = rng.normal(size=(4, 7, 5))
+    start = rng.normal(size=(2 if kind == "lstm" else 1, 1 + bidirectional, 4, 4))
     with jax.enable_x64(True):
         layer = CELLS[kind](5, 4, bidirectional=bidirectional, dtype=None, rngs=nnx.Rngs(0))
-        start = [rng.normal(size=(directions, 4, 4)) for _ in range(layer.parts)]
-        state.write_leaves(layer, {k: v.detach().numpy() for k, v in oracle.named_parameters()})
+        state.write_leaves(layer, {k: v.numpy() for k, v in weights.items()})
         outputs, end = layer(jnp.asarray(x), LENGTHS, tuple(map(jnp.asarray, start)))
-    assert outputs.dtype == jnp.float64
-    for row, length in enumerate(LENGTHS.tolist()):
-        h, *c = (torch.from_numpy(part[:, row : row + 1]) for part in start)
-        expected, last = oracle(
-            torch.from_numpy(x[row : row + 1, :length]), (h, *c) if kind == "lstm" else h
+    twin = torchref.models.recurrent.CELLS[kind](
+        5, 4, bidirectional=bidirectional, batch_first=True
+    ).double()
+    twin.load_state_dict(weights)
+    with torch.no_grad():
+        expected = [
+            oracle(x_row, tuple(row) if kind == "lstm" else row[0])
+            for x_row, row in (
+                (torch.from_numpy(x[n : n + 1, :length]), torch.from_numpy(start[:, :, n : n + 1]))
+                for n, length in enumerate(LENGTHS.tolist())
+            )
+        ]
+        twin_outputs, twin_end = twin(
+            torch.from_numpy(x), torch.tensor(LENGTHS.tolist()), tuple(torch.from_numpy(start))
         )
-        assert relative(outputs[row, :length], expected[0].detach().numpy()) < 1e-14
-        assert not np.asarray(outputs[row, length:]).any()
-        for part, value in zip(end, last if kind == "lstm" else [last], strict=True):
-            assert relative(part[:, row], value[:, 0].detach().numpy()) < 1e-14
+    assert outputs.dtype == jnp.float64
+    assert len(twin_end) == 1, "torch's c of a padded row is that of the padding"
+    for found, found_end in ((outputs, end), (twin_outputs, twin_end)):
+        for row, length in enumerate(LENGTHS.tolist()):
+            values, last = expected[row]
+            assert relative(found[row, :length], values[0].numpy()) < 1e-14
+            assert not np.asarray(found[row, length:]).any()
+            for part, value in zip(found_end, last if kind == "lstm" else [last], strict=False):
+                assert relative(part[:, row], value[:, 0].numpy()) < 1e-14
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "last"])
