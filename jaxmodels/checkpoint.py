@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxmodels.shared.checksums import Position, check_record, check_tensors, seal
-from jaxmodels.shared.weights import could_not_write
+from jaxmodels.shared.files import could_not_write
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs saves and tracebacks
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.shared.configs import median_index
+from jaxmodels.shared.configs import IGNORED, median_index
 
 
 def cross_entropy(
@@ -11,19 +11,26 @@ def cross_entropy(
 ) -> jax.Array:
     """Mean cross-entropy: logits (..., K), integer labels (...) -> scalar, float32 at least.
 
+    Labels of `IGNORED` count neither above nor below the line; where all are, the loss is 0.
+
     Smoothing gives every class smoothing / K, the true one included (Szegedy et al. 2016), as
     torch does; some Flax examples spread it over the K - 1 others.
     """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     log_probabilities = jax.nn.log_softmax(logits)
-    of_label = jnp.take_along_axis(log_probabilities, labels[..., None], axis=-1)[..., 0]
+    counted = labels != IGNORED
+    places = jnp.where(counted, labels, 0)[..., None]
+    of_label = jnp.take_along_axis(log_probabilities, places, axis=-1)[..., 0]
     smooth = log_probabilities.mean(axis=-1)
-    return -((1 - label_smoothing) * of_label + label_smoothing * smooth).mean()
+    losses = -((1 - label_smoothing) * of_label + label_smoothing * smooth)
+    return jnp.where(counted, losses, 0).sum() / jnp.maximum(counted.sum(), 1)
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The fraction right: logits (..., K), integer labels (...) -> scalar, float32."""
-    return (logits.argmax(axis=-1) == labels).astype(jnp.float32).mean()
+    """The fraction right of labels that count: logits (..., K), labels (...) -> scalar, float32."""
+    counted = labels != IGNORED
+    right = (logits.argmax(axis=-1) == labels) & counted
+    return right.sum().astype(jnp.float32) / jnp.maximum(counted.sum(), 1)
 
 
 def pinball_loss(

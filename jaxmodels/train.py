@@ -15,6 +15,7 @@ from flax import nnx
 
 from jaxmodels.objective import Objective
 from jaxmodels.optim import apply_updates
+from jaxmodels.shared.model_output import logits_of
 from jaxmodels.state import Leaves, merge, split
 
 # params and stats by dotted path, the optimizer's state, the step; and the carry of a model that
@@ -49,7 +50,7 @@ def call(
 ) -> tuple[jax.Array, Carry]:
     """(outputs, carry). Where the batch's "reset" (B,) is true, a row's carry starts at zero."""
     if not carry:
-        return model(*inputs, train=train, rngs=rngs), ()  # type: ignore[operator]
+        return logits_of(model(*inputs, train=train, rngs=rngs)), ()  # type: ignore[operator]
     carry = jax.tree.map(lambda part: jnp.where(batch["reset"][:, None], 0, part), carry)
     return model(*inputs, carry, train=train, rngs=rngs)  # type: ignore[operator]
 

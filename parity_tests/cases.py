@@ -6,6 +6,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,11 +21,14 @@ import torchref.models
 from jaxmodels.models.attention import MultiHeadAttention
 from jaxmodels.models.layers import BatchNorm
 from jaxmodels.shared.configs import (
+    IGNORED,
+    BERTConfig,
     CharRNNConfig,
     CNNConfig,
     ForecasterConfig,
     GPT2Config,
     ImageModelConfig,
+    ImageNetResNetConfig,
     LanguageModelConfig,
     LogisticRegressionConfig,
     ModelConfig,
@@ -65,6 +69,19 @@ _RESNET_A = ResNetConfig(
     depth=8, image_size=16, in_channels=3, num_classes=7, stage_channels=(4, 5, 6)
 )
 _RESNET_B = replace(_RESNET_A, shortcut="B")
+# Odd sizes are rounded up on the way: 21 pixels, then 11, 6, 6 and 3.
+_IMAGENET_BASIC = ImageNetResNetConfig(
+    image_size=21,
+    in_channels=3,
+    num_classes=7,
+    embedding_channels=4,
+    stage_channels=(4, 5),  # the first block's shortcut is the identity, as in ResNet-18
+    depths=(1, 2),
+    block="basic",
+)
+_IMAGENET_BOTTLENECK = replace(
+    _IMAGENET_BASIC, embedding_channels=5, stage_channels=(8, 12), block="bottleneck"
+)
 _TEXT_LSTM = TextClassifierConfig(
     vocabulary_size=17,
     num_classes=7,
@@ -96,6 +113,27 @@ _GPT2 = GPT2Config(
     num_heads=3,
     mlp_dim=14,
     dropout_rate=0.3,
+    attention_dropout_rate=0.2,
+)
+_BERT = BERTConfig(
+    head="sequence-classification",
+    num_classes=7,
+    vocabulary_size=23,
+    context_length=11,
+    type_vocabulary_size=3,
+    hidden_dim=15,
+    num_layers=2,
+    num_heads=5,
+    mlp_dim=14,
+    dropout_rate=0.3,
+    attention_dropout_rate=0.2,
+    classifier_dropout_rate=0.4,
+)
+_ROBERTA = replace(
+    _BERT, family="roberta", head="token-classification", context_length=13, padding_id=1
+)
+_DISTILBERT = replace(
+    _BERT, family="distilbert", head="masked-lm", type_vocabulary_size=0, layer_norm_epsilon=1e-5
 )
 _SERIES_PATCH = TimeSeriesTransformerConfig(
     num_features=3,
@@ -109,6 +147,7 @@ _SERIES_PATCH = TimeSeriesTransformerConfig(
     num_heads=2,
     mlp_dim=11,
     dropout_rate=0.3,
+    attention_dropout_rate=0.2,
 )
 _SERIES_PLAIN = replace(
     _SERIES_PATCH,
@@ -139,6 +178,8 @@ _SETTINGS: dict[str, tuple[ModelConfig, OptimizerConfig, ScheduleConfig, float]]
     "cnn": (_CNN, _SGD_CLIPPED, _ONE_CYCLE, 0.1),
     "resnet-a": (_RESNET_A, _SGD, _ONE_CYCLE, 0.0),
     "resnet-b": (_RESNET_B, _SGD, _ONE_CYCLE, 0.1),
+    "imagenet-resnet-basic": (_IMAGENET_BASIC, _SGD, _COSINE, 0.1),
+    "imagenet-resnet-bottleneck": (_IMAGENET_BOTTLENECK, _ADAMW, _ONE_CYCLE, 0.0),
     "text-lstm": (_TEXT_LSTM, _ADAMW, _COSINE, 0.0),
     "text-gru": (_TEXT_GRU, _SGD_CLIPPED, _STEP, 0.1),
     "char-lstm": (_CHAR_LSTM, _SGD, _COSINE, 0.0),
@@ -146,6 +187,9 @@ _SETTINGS: dict[str, tuple[ModelConfig, OptimizerConfig, ScheduleConfig, float]]
     "series-lstm": (_SERIES_LSTM, _ADAMW, _COSINE, 0.0),
     "series-gru": (_SERIES_GRU, _SGD_CLIPPED, _ONE_CYCLE, 0.0),
     "gpt2": (_GPT2, _ADAMW, _COSINE, 0.0),
+    "bert": (_BERT, _ADAMW, _ONE_CYCLE, 0.1),
+    "roberta": (_ROBERTA, _SGD_CLIPPED, _COSINE, 0.0),
+    "distilbert": (_DISTILBERT, _ADAMW, _COSINE, 0.0),
     "series-plain": (_SERIES_PLAIN, _SGD_CLIPPED, _ONE_CYCLE, 0.0),
     "series-patch": (_SERIES_PATCH, _ADAMW, _COSINE, 0.0),
 }
@@ -195,8 +239,15 @@ def make_pair(
         return replace(
             pair,
             batch=_running_text(config, rng, batch_size),
-            flax_call=lambda m, batch, train: m(batch["tokens"], train=train),
-            torch_call=lambda m, batch: m(batch["tokens"]),
+            flax_call=_call_gpt2,
+            torch_call=_call_gpt2,
+        )
+    if isinstance(config, BERTConfig):
+        return replace(
+            pair,
+            batch=_masked_texts(config, rng, batch_size),
+            flax_call=_call_bert,
+            torch_call=_call_bert,
         )
     if isinstance(config, ForecasterConfig):
         return _forecasts(pair, config, rng, batch_size)
@@ -227,6 +278,40 @@ def _running_text(config: LanguageModelConfig, rng: np.random.Generator, count: 
     """Texts of 8 tokens, and the same one token on."""
     tokens = rng.integers(config.vocabulary_size, size=(count, 9)).astype(np.int32)
     return {"tokens": tokens[:, :-1], "label": tokens[:, 1:]}
+
+
+def _masked_texts(config: BERTConfig, rng: np.random.Generator, count: int) -> Arrays:
+    """Texts of 1 to 8 tokens padded to 9, and what the head is to say of them."""
+    lengths = rng.integers(1, 9, size=(count, 1))
+    tokens = rng.integers(config.vocabulary_size, size=(count, 9))
+    tokens[tokens == config.padding_id] += 1
+    mask = np.arange(9) < lengths
+    batch = {
+        "input_ids": np.where(mask, tokens, config.padding_id),
+        "attention_mask": mask,
+        "token_type_ids": rng.integers(max(1, config.type_vocabulary_size), size=(count, 9)),
+    }
+    targets, shape = config.num_classes, (count, 9)
+    if config.head == "sequence-classification":
+        shape = (count,)
+    elif config.head == "masked-lm":
+        targets = config.vocabulary_size
+    batch["label"] = rng.integers(targets, size=shape)
+    if shape != (count,):
+        batch["label"] = np.where(mask, batch["label"], IGNORED)
+    return {name: value.astype(np.int32) for name, value in batch.items()}
+
+
+def _call_bert(model: Any, batch: dict[str, Any], *train: bool) -> Any:
+    options = {"train": train[0]} if train else {}
+    types = batch["token_type_ids"]
+    output = model(batch["input_ids"], batch["attention_mask"], token_type_ids=types, **options)
+    return output.last_hidden_state if model.config.head == "none" else output.logits
+
+
+def _call_gpt2(model: Any, batch: dict[str, Any], *train: bool) -> Any:
+    output = model(batch["tokens"], **({"train": train[0]} if train else {}))
+    return output.last_hidden_state if model.config.head == "none" else output.logits
 
 
 def _forecasts(pair: Pair, config: ForecasterConfig, rng: np.random.Generator, count: int) -> Pair:
@@ -291,11 +376,14 @@ class FlaxMasked(nnx.Module):
 
     def __init__(self, width: int, num_heads: int, num_classes: int):
         shared = {"initializer": "lecun-normal", "dtype": None, "rngs": nnx.Rngs(0)}
-        self.attention = MultiHeadAttention(width, num_heads, dropout_rate=0.3, **shared)
+        self.attention = MultiHeadAttention(
+            width, num_heads, fused=False, dropout_rate=0.3, **shared
+        )
         self.linear = nnx.Linear(width, num_classes, rngs=nnx.Rngs(0))
 
     def __call__(self, x: jax.Array, valid: jax.Array, *, train: bool = False) -> jax.Array:
-        return self.linear(self.attention(x, valid[:, None, None], train=train).mean(axis=1))
+        attended, _, _ = self.attention(x, valid[:, None, None], train=train)
+        return self.linear(attended.mean(axis=1))
 
 
 class TorchMasked(nn.Module):
@@ -303,11 +391,12 @@ class TorchMasked(nn.Module):
 
     def __init__(self, width: int, num_heads: int, num_classes: int):
         super().__init__()
-        self.attention = TorchMultiHeadAttention(width, num_heads, dropout_rate=0.3)
+        self.attention = TorchMultiHeadAttention(width, num_heads, fused=False, dropout_rate=0.3)
         self.linear = nn.Linear(width, num_classes)
 
     def forward(self, x: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        return self.linear(self.attention(x, valid[:, None, None]).mean(dim=1))
+        attended, _, _ = self.attention(x, valid[:, None, None])
+        return self.linear(attended.mean(dim=1))
 
 
 def _masked_case() -> Pair:

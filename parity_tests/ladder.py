@@ -158,7 +158,7 @@ def weights_rung(pair: Pair) -> Verdict:
     leaves = {k: v.astype(np.float32) for k, v in hot_leaves(pair, 0).items()}
     differing: list[LeafError] = []
     try:
-        load_tensors(pair.torch, to_torch_layout(leaves, pair.rules))
+        load_tensors(pair.torch, to_torch_layout(leaves, pair.rules), pair.rules)
         tensors = read_tensors(pair.torch)
         back = to_flax_layout(tensors, pair.shapes(), pair.rules)
         again = to_torch_layout(back, pair.rules)
@@ -300,7 +300,8 @@ def _compare_initialisers(pair: Pair, *, draws: int = 8, sigmas: float = 6) -> l
     flax = [state.read_leaves(make_flax(seed)) for seed in range(draws)]
     shapes = pair.shapes()
     torch_ = [
-        to_flax_layout(read_tensors(make_torch(seed)), shapes, pair.rules) for seed in range(draws)
+        to_flax_layout(read_tensors(make_torch(seed), pair.rules), shapes, pair.rules)
+        for seed in range(draws)
     ]
     found = []
     for name in shapes:

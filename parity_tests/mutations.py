@@ -197,10 +197,13 @@ def _one_trained_bias(
     return LSTM.__call__(self, x, lengths, state)
 
 
-def _attend(attend: Callable[..., jax.Array]) -> Injection:
+Attended = tuple[jax.Array, jax.Array]  # (B, N, T, D), the weights (B, N, T, S)
+
+
+def _attend(attend: Callable[..., Attended]) -> Injection:
     """Gives every attention layer another function than `attention`."""
 
-    def call(self: MultiHeadAttention, *args: Any, **options: Any) -> jax.Array:
+    def call(self: MultiHeadAttention, *args: Any, **options: Any) -> Any:
         with mock.patch.object(attention, "attention", attend):
             return MultiHeadAttention.__call__(self, *args, **options)
 
@@ -211,17 +214,17 @@ _attention = attention.attention  # the right one, which the wrong ones below ca
 
 
 @_attend
-def _sees_the_next(query: Any, key: Any, value: Any, mask: Any, dropout: Any) -> jax.Array:
+def _sees_the_next(query: Any, key: Any, value: Any, mask: Any, dropout: Any) -> Attended:
     return _attention(query, key, value, mask | jnp.eye(len(mask), k=1, dtype=bool), dropout)
 
 
 @_attend
-def _true_is_ignore(query: Any, key: Any, value: Any, mask: Any, dropout: Any) -> jax.Array:
+def _true_is_ignore(query: Any, key: Any, value: Any, mask: Any, dropout: Any) -> Attended:
     return _attention(query, key, value, ~mask, dropout)
 
 
 @_attend
-def _scale_by_width(query: Any, key: Any, value: Any, mask: Any, dropout: Any) -> jax.Array:
+def _scale_by_width(query: Any, key: Any, value: Any, mask: Any, dropout: Any) -> Attended:
     num_heads = query.shape[1]
     return _attention(query * num_heads**-0.5, key, value, mask, dropout)
 
@@ -229,14 +232,14 @@ def _scale_by_width(query: Any, key: Any, value: Any, mask: Any, dropout: Any) -
 @_attend
 def _mean_where_all_is_masked(
     query: Any, key: Any, value: Any, mask: Any, dropout: Any
-) -> jax.Array:
-    attended = _attention(query, key, value, mask, dropout)
+) -> Attended:
+    attended, weights = _attention(query, key, value, mask, dropout)
     some = mask.any(axis=-1, keepdims=True)
-    return jnp.where(some, attended, value.mean(axis=-2, keepdims=True))
+    return jnp.where(some, attended, value.mean(axis=-2, keepdims=True)), weights
 
 
 @_attend
-def _float32_softmax(query: Any, key: Any, value: Any, mask: Any, dropout: Any) -> jax.Array:
+def _float32_softmax(query: Any, key: Any, value: Any, mask: Any, dropout: Any) -> Attended:
     def leak(weights: jax.Array) -> jax.Array:
         return dropout(weights.astype(jnp.float32).astype(weights.dtype))
 

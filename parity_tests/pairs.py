@@ -24,6 +24,7 @@ import jaxmodels.train
 import torchref.losses
 import torchref.optim
 from jaxmodels import state
+from jaxmodels.shared.model_output import logits_of
 from jaxmodels.shared.schedules import ScheduleConfig, learning_rate
 from jaxmodels.shared.tasks import OptimizerConfig
 from jaxmodels.shared.weights import WeightRules, to_flax_layout, to_torch_layout
@@ -59,12 +60,12 @@ def _scheduled(schedule: ScheduleConfig, peak: float, step: int, total: int) -> 
 
 def call_flax(model: nnx.Module, batch: dict[str, Any], train: bool) -> jax.Array:
     """How the project's own Flax models are called."""
-    return model(batch["image"], train=train)  # type: ignore[operator]
+    return logits_of(model(batch["image"], train=train))  # type: ignore[operator]
 
 
 def call_torch(model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
     """How the project's own torch models are called."""
-    return model(batch["image"])
+    return logits_of(model(batch["image"]))
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,7 @@ def _torch_steps(pair: Pair, leaves: Arrays, dtype: Dtype, steps: int) -> Arrays
         optimizer.step()
     shapes = pair.shapes()
     flax_names = {pair.rules.torch_name(name): name for name in shapes}
-    found = to_flax_layout(read_tensors(model), shapes, pair.rules)
+    found = to_flax_layout(read_tensors(model, pair.rules), shapes, pair.rules)
     for slot, values in torchref.optim.slots(optimizer, model).items():
         own = {flax_names[name]: shapes[flax_names[name]] for name in values}
         tensors = {name: _float64(value) for name, value in values.items()}
@@ -249,7 +250,7 @@ def _torch_inputs(
     pair: Pair, leaves: Arrays, dtype: Dtype
 ) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     model = surgery.share_torch_dropout(pair.torch).to(getattr(torch, dtype))
-    load_tensors(model, to_torch_layout(leaves, pair.rules))
+    load_tensors(model, to_torch_layout(leaves, pair.rules), pair.rules)
     batch = {k: stored_channels_first(_cast(value, dtype)) for k, value in pair.batch.items()}
     return model, {k: torch.from_numpy(value) for k, value in batch.items()}
 

@@ -100,6 +100,8 @@ def recorded_torch(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
                 module: nn.Module, inputs: Any, output: Any, name: str = name, images: bool = images
             ) -> None:
                 x = _first(output)
+                if not isinstance(x, torch.Tensor):
+                    return  # transformers' models put out objects of their own
                 # Cloned, for a later relu may be in place.
                 outputs[name] = (_channels_last(x) if images else x).clone()
 

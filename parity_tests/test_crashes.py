@@ -72,8 +72,8 @@ def test_flipped_byte_in_a_checkpoint_is_refused(
 
 def forge_run(folder: Path, task: Any) -> None:
     """Makes run.json claim another task, as if a checkpoint had been copied into its folder."""
+    from jaxmodels.shared.files import write_json
     from jaxmodels.shared.run import load, to_json
-    from jaxmodels.shared.weights import write_json
 
     run = load(folder)
     write_json(folder / "run.json", to_json(type(run)(**{**run.__dict__, "task": task})))

@@ -18,10 +18,11 @@ from jaxmodels.shared.configs import RecurrentForecasterConfig
 from jaxmodels.shared.data.price_sources import read_prices
 from jaxmodels.shared.data.series import SeriesDataConfig, load_series
 from jaxmodels.shared.families import series
+from jaxmodels.shared.hub.folder import open_checkpoint, save_checkpoint
+from jaxmodels.shared.hub.tensor_files import read_all
 from jaxmodels.shared.run import Run
 from jaxmodels.shared.tasks import OptimizerConfig, Task, TrainingConfig
 from jaxmodels.shared.training import prepare
-from jaxmodels.shared.weights import load_checkpoint, save_checkpoint
 from parity_tests.price_series import walk
 from parity_tests.test_bad_input import refused
 from parity_tests.tiny_runs import TASK as IMAGES
@@ -159,10 +160,11 @@ def test_crossing_quantiles_are_told_in_a_line(run: Path, tmp_path: Path) -> Non
     folder.mkdir()
     for name in ("run.json", "scalers.json"):
         (folder / name).write_text((run / name).read_text())
-    config, tensors = load_checkpoint(run)
+    checkpoint = open_checkpoint(run)
+    tensors = read_all(checkpoint.stored)
     tensors["linear.weight"] *= 0
     tensors["linear.bias"] = np.array([-1, 0, 1, 1, 0, -1, -1, 1, 0], np.float32)
-    save_checkpoint(folder, config, tensors)
+    save_checkpoint(folder, checkpoint.config, tensors)
     code, text, errors = call("forecast", folder)
     assert code == 0
     assert "ABC: " in text

@@ -11,8 +11,8 @@ pytest.importorskip("jax")
 pytest.importorskip("torch")
 
 from jaxmodels.shared.generation import SAMPLE_LENGTH, write_samples
+from jaxmodels.shared.hub.folder import save_checkpoint
 from jaxmodels.shared.tokenizers import CharacterTokenizer, load_tokenizer
-from jaxmodels.shared.weights import save_checkpoint
 from parity_tests.test_bad_input import refused
 from parity_tests.tiny_runs import call, compile_once, train_tiny, with_settings
 from parity_tests.tiny_texts import (

@@ -92,8 +92,8 @@ def test_missing_framework_names_the_extra(
     block: str, engine: str, extra: str, other: str, tmp_path: Path
 ) -> None:
     from jaxmodels.shared import run as runs
+    from jaxmodels.shared.hub.folder import save_checkpoint
     from jaxmodels.shared.run import Run
-    from jaxmodels.shared.weights import save_checkpoint
     from parity_tests.tiny_runs import TASK
 
     runs.start(tmp_path, Run(TASK, engine, "sample"), resume=False)

@@ -20,10 +20,11 @@ import jaxmodels  # noqa: E402
 import torchref  # noqa: E402
 from jaxmodels.shared.command_line import load_engine  # noqa: E402
 from jaxmodels.shared.families.registry import family_of  # noqa: E402
+from jaxmodels.shared.hub.folder import open_checkpoint  # noqa: E402
+from jaxmodels.shared.hub.tensor_files import read_all  # noqa: E402
 from jaxmodels.shared.loop import evaluate, validate  # noqa: E402
 from jaxmodels.shared.run import Recorder  # noqa: E402
 from jaxmodels.shared.tensorboard import tags  # noqa: E402
-from jaxmodels.shared.weights import load_checkpoint  # noqa: E402
 from parity_tests.tiny_runs import (  # noqa: E402
     DATA,
     ENGINES,
@@ -103,7 +104,7 @@ def test_final_weights_load_into_every_engine(finished: tuple[str, Path]) -> Non
         run, engine = load_engine(folder, name)
         data = family_of(run.task).load("sample", run.task, folder)
         logits[name] = evaluate(run.task, data, "test", engine.predict).outputs
-        assert_same_weights(engine.weights(), load_checkpoint(folder)[1])
+        assert_same_weights(engine.weights(), read_all(open_checkpoint(folder).stored))
         loss = validate(run.task, data, engine.predict)["validation_loss"]
         assert loss == pytest.approx(history(folder)[-1]["validation_loss"], rel=1e-5)
     np.testing.assert_allclose(logits["flax"], logits["torch"], rtol=1e-4, atol=1e-5)
@@ -121,7 +122,8 @@ def test_saved_model_loads_in_the_other_framework(library: Any, tmp_path: Path) 
     library.save_pretrained(library.create(TASK.model, seed=7), TASK.model, tmp_path)
     other: Any = torchref if library is jaxmodels else jaxmodels
     other.save_pretrained(other.from_pretrained(tmp_path), TASK.model, tmp_path / "again")
-    assert_same_weights(load_checkpoint(tmp_path)[1], load_checkpoint(tmp_path / "again")[1])
+    first, second = (read_all(open_checkpoint(d).stored) for d in (tmp_path, tmp_path / "again"))
+    assert_same_weights(first, second)
 
 
 def test_lightning_is_plain_torch_bit_for_bit(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from jaxmodels.shared.configs import (
     from_json,
     to_json,
 )
+from jaxmodels.shared.model_output import logits_of
 from torchref.weights import read_tensors
 
 TEXT = GPT2Config(
@@ -35,7 +36,7 @@ TOKENS = np.random.default_rng(0).integers(13, size=(3, 8))
 @cache
 def flax_function(config):
     model = state.cast(jaxmodels.models.create(config), jnp.dtype("float64"))
-    return jax.jit(lambda inputs: model(inputs))  # type: ignore[operator]
+    return jax.jit(lambda inputs: logits_of(model(inputs)))  # type: ignore[operator]
 
 
 def call_flax(config, inputs):
@@ -48,7 +49,7 @@ def call_torch(config, inputs):
     """The twin of `call_flax`."""
     with torch.no_grad():
         model = torchref.models.create(config).double().eval()
-        return model(torch.from_numpy(inputs)).numpy()
+        return logits_of(model(torch.from_numpy(inputs))).numpy()
 
 
 SIDES = pytest.mark.parametrize("call", [call_flax, call_torch])
@@ -66,7 +67,7 @@ def test_no_logit_sees_a_later_token(call):
 @SIDES
 def test_more_tokens_than_the_context_are_refused(call):
     assert call(TEXT, TOKENS[:, :8]).shape == (3, 8, 13)
-    with pytest.raises(ValueError, match="9 tokens exceed context_length 8; pass the last 8"):
+    with pytest.raises(ValueError, match="9 tokens exceed the model's context of 8; pass 8"):
         call(TEXT, np.zeros((3, 9), np.int64))
 
 
@@ -112,7 +113,7 @@ def test_bfloat16_is_computed_in_and_parameters_stay_float32():
         (in_units, window, jnp.float32),
     ):
         create = partial(jaxmodels.models.create, config, dtype=jnp.bfloat16)
-        outputs = nnx.eval_shape(lambda create=create, inputs=inputs: create()(inputs))
+        outputs = nnx.eval_shape(lambda create=create, inputs=inputs: logits_of(create()(inputs)))
         assert outputs.dtype == dtype
         leaves = jax.tree.leaves(nnx.state(nnx.eval_shape(create)))
         assert {leaf.dtype for leaf in leaves} == {np.dtype(np.float32)}

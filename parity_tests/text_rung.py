@@ -77,7 +77,7 @@ def flax_predict(task: Task, pair: Pair, leaves: Arrays, dtype: Dtype) -> Predic
 
 def torch_predict(task: Task, pair: Pair, leaves: Arrays, dtype: Dtype) -> Predict:
     model = pair.torch.to(getattr(torch, dtype))
-    load_tensors(model, to_torch_layout(leaves, pair.rules))
+    load_tensors(model, to_torch_layout(leaves, pair.rules), pair.rules)
 
     def predict(batch: dict[str, np.ndarray], carry: Any) -> tuple[np.ndarray, Any]:
         outputs, carry = torchref.step.predict(task, model, to_tensors(batch), carry)

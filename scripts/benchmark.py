@@ -24,8 +24,8 @@ from jaxmodels.engine import FlaxEngine
 from jaxmodels.shared.command_line import find_task, run_script
 from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.families.registry import family_of
+from jaxmodels.shared.files import write_json
 from jaxmodels.shared.tasks import TASKS, Task
-from jaxmodels.shared.weights import write_json
 from parity_tests.pairs import stored_channels_first
 from parity_tests.report import environment
 from torchref.engines.plain import TorchEngine

@@ -32,6 +32,7 @@ from jaxmodels.shared.command_line import (
     with_arguments,
 )
 from jaxmodels.shared.families.registry import family_of
+from jaxmodels.shared.files import write_json
 from jaxmodels.shared.outputs import describe
 from jaxmodels.shared.run import NonFiniteLossError, Run
 from jaxmodels.shared.tasks import Task
@@ -46,7 +47,6 @@ from jaxmodels.shared.tuning import (
     with_values,
     write_trials,
 )
-from jaxmodels.shared.weights import write_json
 
 _SHOWN = 5  # of the best trials
 

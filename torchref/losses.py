@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from jaxmodels.shared.configs import median_index
+from jaxmodels.shared.configs import IGNORED, median_index
 
 
 def cross_entropy(
@@ -11,16 +11,23 @@ def cross_entropy(
 ) -> torch.Tensor:
     """Mean cross-entropy: logits (..., K), integer labels (...) -> scalar, float32 at least.
 
+    Labels of `IGNORED` count neither above nor below the line; where all are, the loss is 0.
+
     Smoothing gives every class smoothing / K, the true one included (Szegedy et al. 2016).
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     logits, labels = logits.flatten(0, -2), labels.flatten().long()
-    return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    total = F.cross_entropy(
+        logits, labels, ignore_index=IGNORED, label_smoothing=label_smoothing, reduction="sum"
+    )
+    return total / (labels != IGNORED).sum().clamp(min=1)
 
 
 def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The fraction right: logits (..., K), integer labels (...) -> scalar, float32."""
-    return (logits.argmax(dim=-1) == labels).float().mean()
+    """The fraction right of labels that count: logits (..., K), labels (...) -> scalar, float32."""
+    counted = labels != IGNORED
+    right = (logits.argmax(dim=-1) == labels) & counted
+    return right.sum().float() / counted.sum().clamp(min=1)
 
 
 def pinball_loss(

@@ -1,34 +1,45 @@
-"""torch models from and to a folder with `config.json` and `model.safetensors`.
+"""torch models from and to a folder of the Hugging Face Hub's layout, or the Hub itself.
 
->>> model = from_pretrained("runs/first")
->>> logits = model(images)  # (B, num_classes); call `model.train()` to train on
+>>> model = from_pretrained("bert-base-uncased")
+>>> model(input_ids, attention_mask).logits  # call `model.train()` to train on
 """
 
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from jaxmodels.shared.configs import ModelConfig
-from jaxmodels.shared.weights import load_checkpoint, save_checkpoint
+from jaxmodels.shared.hub.download import find_folder
+from jaxmodels.shared.hub.folder import open_checkpoint, save_checkpoint
+from jaxmodels.shared.hub.tensor_files import read_all
 from torchref.models import create
 from torchref.weights import load_tensors, read_tensors
 
 
-def from_pretrained(folder: str | Path) -> nn.Module:
-    """The model that `config.json` names, in float32 and evaluation mode, with its tensors.
+def from_pretrained(path: str | Path, *, seed: int = 0, **changes: Any) -> nn.Module:
+    """The model that `config.json` names, in float32 and evaluation mode, with its weights.
+
+    Args:
+        path: a folder, or the Hub's id of a model. The weights may be safetensors or torch's
+            pickles, or what transformers' Flax classes wrote, in one file or sharded.
+        seed: draws what a new head lacks.
+        changes: fields of the config, such as `head="sequence-classification", num_classes=3`: a
+            head that the checkpoint lacks is drawn anew.
 
     Raises:
-        ValueError: a file is missing or malformed, or the tensors are not the model's.
+        ValueError: a file is missing or malformed, the config asks for what we do not have, or the
+            tensors are not the model's.
     """
-    config, tensors = load_checkpoint(Path(folder))
-    model = create(config)
-    try:
-        load_tensors(model, tensors)
-    except ValueError as error:
-        raise ValueError(f"{Path(folder) / 'model.safetensors'}: {error}") from None
+    checkpoint = open_checkpoint(find_folder(path), **changes)
+    model = create(checkpoint.config, seed=seed)
+    own = read_tensors(model)
+    tensors, missing = checkpoint.match({name: value.shape for name, value in own.items()})
+    load_tensors(model, read_all(tensors) | {name: own[name] for name in missing})
     return model.eval()
 
 
 def save_pretrained(model: nn.Module, config: ModelConfig, folder: str | Path) -> None:
-    """Writes a model so that every engine, and `from_pretrained` in either framework, loads it."""
+    """Writes a model so that every engine, `from_pretrained` in either framework and, where the Hub
+    knows its architecture, transformers load it."""
     save_checkpoint(Path(folder), config, read_tensors(model))

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from jaxmodels.shared.families.registry import family_of
+from jaxmodels.shared.model_output import logits_of
 from jaxmodels.shared.tasks import Task
 from torchref.models import CharRNN
 from torchref.objective import make_objective
@@ -48,7 +49,7 @@ def forward(
     bfloat16 = task.training.precision == "bfloat16"
     with torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=bfloat16):
         if not isinstance(model, CharRNN):
-            return model(*inputs), None
+            return logits_of(model(*inputs)), None
         if carry is not None:
             keep = ~batch["reset"][:, None]
             carry = tuple(tuple(part.where(keep, 0) for part in state) for state in carry)

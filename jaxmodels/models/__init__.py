@@ -9,9 +9,11 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxmodels.models.bert import BERT
 from jaxmodels.models.cnn import CNN, SimpleCNN
 from jaxmodels.models.forecaster import RecurrentForecaster
 from jaxmodels.models.gpt2 import GPT2
+from jaxmodels.models.imagenet_resnet import ImageNetResNet
 from jaxmodels.models.linear import LogisticRegression
 from jaxmodels.models.recurrent import CharRNN, TextClassifier
 from jaxmodels.models.resnet import ResNet
@@ -23,10 +25,12 @@ MODELS: dict[type[configs.ModelConfig], Callable[..., nnx.Module]] = {
     configs.SimpleCNNConfig: SimpleCNN,
     configs.CNNConfig: CNN,
     configs.ResNetConfig: ResNet,
+    configs.ImageNetResNetConfig: ImageNetResNet,
     configs.TextClassifierConfig: TextClassifier,
     configs.CharRNNConfig: CharRNN,
     configs.RecurrentForecasterConfig: RecurrentForecaster,
     configs.GPT2Config: GPT2,
+    configs.BERTConfig: BERT,
     configs.TimeSeriesTransformerConfig: TimeSeriesTransformer,
 }
 

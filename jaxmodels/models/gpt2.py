@@ -1,16 +1,17 @@
 """GPT-2, a decoder that predicts the next token (Radford et al. 2019).
 
->>> GPT2(GPT2Config(), rngs=nnx.Rngs(0))(tokens)  # (B, T, V)
+>>> GPT2(GPT2Config(), rngs=nnx.Rngs(0))(input_ids).logits  # (B, T, V)
 """
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxmodels.models.attention import causal_mask
+from jaxmodels.models.attention import KeysValues, causal_mask
 from jaxmodels.models.layers import Embedding, layer_norm
-from jaxmodels.models.transformer import Block
-from jaxmodels.shared.configs import GPT2Config
+from jaxmodels.models.transformer import Block, run_blocks
+from jaxmodels.shared.configs import GPT2Config, check_length
+from jaxmodels.shared.model_output import ModelOutput
 
 
 def scale_residual_kernels(blocks: nnx.List[Block]) -> None:
@@ -25,7 +26,12 @@ def scale_residual_kernels(blocks: nnx.List[Block]) -> None:
 
 
 class GPT2(nnx.Module):
-    """tokens (B, T) -> logits (B, T, V) of the next tokens, through the token embedding."""
+    """input_ids (B, T) -> logits (B, T, V) of the next tokens, through the token embedding.
+
+    attention_mask: (B, T), 0 where a token is padding. With `cache`, a `KeysValues` a block, the T
+    tokens go to its places `start` and on, and attention_mask is (B, S), for all of its places.
+    position_ids: (B, T); None counts from `start`.
+    """
 
     def __init__(self, config: GPT2Config, *, dtype: jnp.dtype | None = None, rngs: nnx.Rngs):
         width, deviation = config.hidden_dim, config.embedding_deviation
@@ -40,25 +46,49 @@ class GPT2(nnx.Module):
             [Block(config, dtype=dtype, rngs=rngs) for _ in range(config.num_layers)]
         )
         self.norm = layer_norm(width, epsilon=config.layer_norm_epsilon, rngs=rngs)
-        self.context_length = config.context_length
+        self.config = config
         self.dtype = dtype
         scale_residual_kernels(self.blocks)
 
     def __call__(
-        self, tokens: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None
-    ) -> jax.Array:
-        length = tokens.shape[1]
-        if length > self.context_length:
-            raise ValueError(
-                f"{length} tokens exceed context_length {self.context_length}; "
-                f"pass the last {self.context_length} of them"
-            )
-        x = self.token_embedding(tokens) + self.position_embedding(jnp.arange(length))
+        self,
+        input_ids: jax.Array,
+        attention_mask: jax.Array | None = None,
+        *,
+        position_ids: jax.Array | None = None,
+        cache: tuple[KeysValues, ...] | None = None,
+        start: jax.Array | int = 0,
+        output_attentions: bool = False,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> ModelOutput:
+        length = input_ids.shape[1]
+        check_length(length, self.config.context_length)
+        total = length if cache is None else cache[0].key.shape[2]
+        mask = causal_mask(length, total, start)
+        if attention_mask is not None:
+            mask = mask & (attention_mask != 0)[:, None, None]
+        if position_ids is None:
+            position_ids = start + jnp.arange(length)
+        x = self.token_embedding(input_ids) + self.position_embedding(position_ids)
         x = self.dropout(x, deterministic=not train, rngs=rngs)
-        mask = causal_mask(length)
-        for block in self.blocks:
-            x = block(x, mask, train=train, rngs=rngs)
+        x, attentions, cache = run_blocks(
+            self.blocks,
+            x,
+            mask,
+            self.config,
+            caches=cache,
+            start=start,
+            output_attentions=output_attentions,
+            train=train,
+            rngs=rngs,
+        )
         x = self.norm(x)
+        logits = self.logits(x) if self.config.head == "language-model" else None
+        return ModelOutput(logits, x, attentions=attentions, cache=cache)
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """x (B, T, C) -> (B, T, V)."""
         embedding = self.token_embedding.embedding[...]  # (V, C)
         dtype = self.dtype or embedding.dtype
         return x.astype(dtype) @ embedding.astype(dtype).T

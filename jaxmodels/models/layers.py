@@ -131,3 +131,12 @@ def layer_norm(num_features: int, *, epsilon: float, rngs: nnx.Rngs) -> nnx.Laye
 def kernel_initializer(name: str, fan_in: int) -> jax.nn.initializers.Initializer:
     """The normal draw that the config names, for a kernel with that many inputs an output."""
     return jax.nn.initializers.normal(INITIALIZERS[name](fan_in))
+
+
+def overlapping_max_pool(x: jax.Array) -> jax.Array:
+    """The maximum of each 3x3 window, two pixels apart: x (B, H, W, C) -> (B, H/2, W/2, C).
+
+    An odd height or width is halved upwards. The border is padded with -inf.
+    """
+    padding = ((0, 0), (1, 1), (1, 1), (0, 0))
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)

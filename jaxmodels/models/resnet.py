@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxmodels.models.layers import BatchNorm, Conv, linear
-from jaxmodels.shared.configs import ResNetConfig
+from jaxmodels.shared.configs import ImageNetResNetConfig, ResNetConfig
 
 
 class ConvNorm(nnx.Module):
@@ -19,7 +19,7 @@ class ConvNorm(nnx.Module):
         in_channels: int,
         out_channels: int,
         kernel_size: int,
-        config: ResNetConfig,
+        config: ResNetConfig | ImageNetResNetConfig,
         *,
         stride: int = 1,
         dtype: jnp.dtype | None,

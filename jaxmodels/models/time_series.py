@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from jaxmodels.models.layers import Embedding, layer_norm, linear
-from jaxmodels.models.transformer import Block
+from jaxmodels.models.transformer import Block, run_blocks
 from jaxmodels.shared.configs import TimeSeriesTransformerConfig
 
 Statistics = tuple[jax.Array, jax.Array]  # means and standard deviations, each (B, 1, F)
@@ -111,8 +111,7 @@ class TimeSeriesTransformer(nnx.Module):
         x = self.patch_embedding(cut(x, config.patch_length, config.patch_stride))
         x = x + self.position_embedding(jnp.arange(config.num_patches))
         x = self.dropout(x, deterministic=not train, rngs=rngs)
-        for block in self.blocks:
-            x = block(x, train=train, rngs=rngs)
+        x, _, _ = run_blocks(self.blocks, x, None, config, train=train, rngs=rngs)
         x = self.norm(x)  # (B * channels, P, C)
         x = self.head(x.reshape(batch_size, -1))  # (B, H * Q)
         return x.reshape(batch_size, config.num_horizons, -1)

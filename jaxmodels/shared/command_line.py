@@ -15,10 +15,11 @@ import tyro
 
 from jaxmodels.shared import run as runs
 from jaxmodels.shared.configs import ModelConfig
+from jaxmodels.shared.hub.folder import config_content, open_checkpoint
+from jaxmodels.shared.hub.tensor_files import read_all
 from jaxmodels.shared.run import NonFiniteLossError, Run
 from jaxmodels.shared.schedules import ScheduleConfig
 from jaxmodels.shared.tasks import TASKS, DataConfig, OptimizerConfig, Task, TrainingConfig
-from jaxmodels.shared.weights import load_checkpoint
 
 if TYPE_CHECKING:
     from jaxmodels.shared.loop import Engine
@@ -72,8 +73,8 @@ def load_engine(folder: Path, name: EngineName | None = None) -> tuple[Run, "Eng
             f"train.py {run.task.name} --engine {run.engine} --out {folder} --resume, with its "
             "other settings"
         )
-    config, tensors = load_checkpoint(folder)
-    if config != run.task.model:
+    checkpoint = open_checkpoint(folder)
+    if config_content(checkpoint.config) != config_content(run.task.model):
         raise ValueError(f"{folder}: config.json and run.json describe different models")
     own = "flax" if run.engine == "flax" else "torch"  # Lightning's model is plain torch's
     try:
@@ -81,10 +82,8 @@ def load_engine(folder: Path, name: EngineName | None = None) -> tuple[Run, "Eng
     except ValueError as error:
         other = "torch" if (name or own) == "flax" else "flax"
         raise ValueError(f"{error}; or add --engine {other}, which loads any run") from None
-    try:
-        engine.load_weights(tensors)
-    except ValueError as error:
-        raise ValueError(f"{folder / 'model.safetensors'}: {error}") from None
+    shapes = {tensor: value.shape for tensor, value in engine.weights().items()}
+    engine.load_weights(read_all(checkpoint.match(shapes)[0]))
     return run, engine
 
 

@@ -131,6 +131,65 @@ class ResNetConfig:
 
 
 @dataclass(frozen=True)
+class ImageNetResNetConfig:
+    """ResNet of He et al. 2016, section 4.1, in the layout of the Hugging Face Hub's ResNet-50.
+
+    A 7x7 convolution and a 3x3 max-pool, stages of blocks that halve the image but for the first
+    (unless `downsample_in_first_stage`), global average pooling and a linear layer. A "basic" block
+    has two 3x3 convolutions; a "bottleneck" has 1x1, 3x3 and 1x1 at a quarter of the width, and its
+    stride in the 3x3, or, as in the paper, in the first 1x1 if `downsample_in_bottleneck`.
+
+    `activation` follows the stem and every block's sum; inside a block it is always a ReLU, as on
+    the Hub. Images of any size will do: `image_size` is that of the training data.
+    """
+
+    image_size: int = 224
+    in_channels: int = 3
+    num_classes: int = 1000
+    embedding_channels: int = 64
+    stage_channels: tuple[int, ...] = (256, 512, 1024, 2048)
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    block: Literal["basic", "bottleneck"] = "bottleneck"
+    activation: Activation = "relu"
+    downsample_in_first_stage: bool = False
+    downsample_in_bottleneck: bool = False
+    batch_norm_momentum: float = 0.1
+    batch_norm_epsilon: float = 1e-5
+    initializer: Initializer = "he-normal"
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "image_size", "in_channels", "num_classes")
+        _require_positive(self, "embedding_channels", "stage_channels", "depths")
+        if len(self.stage_channels) != len(self.depths):
+            raise ValueError(
+                f"stage_channels {self.stage_channels} and depths {self.depths} must name equally "
+                "many stages"
+            )
+        _require_choice(self, "block", ("basic", "bottleneck"))
+        if self.block == "bottleneck" and min(self.stage_channels) < 4:
+            raise ValueError(
+                f"stage_channels {self.stage_channels} must be 4 or more, for a bottleneck has a "
+                "quarter of them"
+            )
+        _require_choice(self, "activation", get_args(Activation))
+        _require_training_defaults(self)
+
+    @property
+    def blocks(self) -> list[tuple[int, int, int]]:
+        """Of every block, in order, the channels that it takes and gives, and its stride."""
+        found = []
+        in_channels = self.embedding_channels
+        for stage, (out_channels, depth) in enumerate(
+            zip(self.stage_channels, self.depths, strict=True)
+        ):
+            stride = 2 if stage > 0 or self.downsample_in_first_stage else 1
+            found += [(in_channels, out_channels, stride)]
+            found += [(out_channels, out_channels, 1)] * (depth - 1)
+            in_channels = out_channels
+        return found
+
+
+@dataclass(frozen=True)
 class TextClassifierConfig:
     """Embedding, LSTM or GRU layers, pooling over the valid steps, dropout, a linear layer.
 
@@ -221,15 +280,86 @@ class GPT2Config:
     num_layers: int = 4
     num_heads: int = 4
     mlp_dim: int = 512
+    head: Literal["language-model", "none"] = "language-model"
     activation: Activation = "gelu_tanh"
     dropout_rate: float = 0.1
+    attention_dropout_rate: float = 0.1
     layer_norm_epsilon: float = 1e-5
     embedding_deviation: float = 0.02
     initializer: Initializer = "gpt2"
+    gradient_checkpointing: bool = False
+    scan_layers: bool = False
 
     def __post_init__(self) -> None:
         _require_positive(self, "vocabulary_size", "context_length")
+        _require_choice(self, "head", ("language-model", "none"))
         _require_transformer(self)
+
+
+@dataclass(frozen=True)
+class BERTConfig:
+    """An encoder of post-norm blocks and the heads on it.
+
+    `family` is BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019), which counts positions from
+    padding_id + 1 and skips padding, or DistilBERT (Sanh et al. 2019), which has no token types
+    (type_vocabulary_size 0). The defaults are bert-base-uncased. Embeddings are drawn from
+    N(0, embedding_deviation^2).
+    """
+
+    family: Literal["bert", "roberta", "distilbert"] = "bert"
+    head: Literal["none", "masked-lm", "sequence-classification", "token-classification"] = "none"
+    num_classes: int = 2
+    vocabulary_size: int = 30_522
+    context_length: int = 512  # rows of the position embedding; RoBERTa cannot use them all
+    type_vocabulary_size: int = 2
+    padding_id: int = 0
+    hidden_dim: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    mlp_dim: int = 3072
+    activation: Activation = "gelu"
+    dropout_rate: float = 0.1
+    attention_dropout_rate: float = 0.1
+    classifier_dropout_rate: float = 0.1
+    layer_norm_epsilon: float = 1e-12
+    embedding_deviation: float = 0.02
+    initializer: Initializer = "gpt2"
+    gradient_checkpointing: bool = False
+    scan_layers: bool = False
+
+    def __post_init__(self) -> None:
+        _require_choice(self, "family", ("bert", "roberta", "distilbert"))
+        heads = ("none", "masked-lm", "sequence-classification", "token-classification")
+        _require_choice(self, "head", heads)
+        _require_positive(self, "vocabulary_size", "num_classes")
+        if self.type_vocabulary_size < 0 or (self.family == "distilbert") != (
+            self.type_vocabulary_size == 0
+        ):
+            raise ValueError(
+                f"type_vocabulary_size {self.type_vocabulary_size} does not fit {self.family}; "
+                "DistilBERT has 0, BERT and RoBERTa at least 1"
+            )
+        if not 0 <= self.padding_id < self.vocabulary_size:
+            raise ValueError(f"padding_id {self.padding_id} is no token of {self.vocabulary_size}")
+        if self.context_length <= self.first_position:
+            raise ValueError(
+                f"context_length {self.context_length} must exceed {self.first_position}, "
+                f"where the positions of {self.family} begin"
+            )
+        _require_rate(self, "classifier_dropout_rate")
+        _require_transformer(self)
+
+    @property
+    def first_position(self) -> int:
+        """The row of the position embedding that belongs to the first token."""
+        return self.padding_id + 1 if self.family == "roberta" else 0
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the first token goes through a further linear layer, the pooler."""
+        if self.head == "none":
+            return self.family != "distilbert"
+        return self.head == "sequence-classification"
 
 
 @dataclass(frozen=True)
@@ -260,10 +390,13 @@ class TimeSeriesTransformerConfig:
     mlp_dim: int = 128
     activation: Activation = "gelu"
     dropout_rate: float = 0.1
+    attention_dropout_rate: float = 0.1
     layer_norm_epsilon: float = 1e-5
     instance_norm_epsilon: float = 1e-5
     embedding_deviation: float = 0.02
     initializer: Initializer = "lecun-normal"
+    gradient_checkpointing: bool = False
+    scan_layers: bool = False
 
     def __post_init__(self) -> None:
         _require_positive(self, "num_features", "window", "num_horizons")
@@ -288,21 +421,27 @@ class TimeSeriesTransformerConfig:
         return (self.window - self.patch_length) // self.patch_stride + 1
 
 
-ImageModelConfig = LogisticRegressionConfig | SimpleCNNConfig | CNNConfig | ResNetConfig
-TransformerConfig = GPT2Config | TimeSeriesTransformerConfig
+ImageModelConfig = (
+    LogisticRegressionConfig | SimpleCNNConfig | CNNConfig | ResNetConfig | ImageNetResNetConfig
+)
+TransformerConfig = GPT2Config | BERTConfig | TimeSeriesTransformerConfig
 LanguageModelConfig = CharRNNConfig | GPT2Config
 ForecasterConfig = RecurrentForecasterConfig | TimeSeriesTransformerConfig
-ModelConfig = ImageModelConfig | TextClassifierConfig | LanguageModelConfig | ForecasterConfig
+ModelConfig = (
+    ImageModelConfig | TextClassifierConfig | LanguageModelConfig | ForecasterConfig | BERTConfig
+)
 
 CONFIGS: dict[str, type[ModelConfig]] = {
     "LogisticRegression": LogisticRegressionConfig,
     "SimpleCNN": SimpleCNNConfig,
     "CNN": CNNConfig,
     "ResNet": ResNetConfig,
+    "ImageNetResNet": ImageNetResNetConfig,
     "TextClassifier": TextClassifierConfig,
     "CharRNN": CharRNNConfig,
     "RecurrentForecaster": RecurrentForecasterConfig,
     "GPT2": GPT2Config,
+    "BERT": BERTConfig,
     "TimeSeriesTransformer": TimeSeriesTransformerConfig,
 }
 
@@ -312,9 +451,20 @@ def architecture(config: ModelConfig) -> str:
     return next(name for name, kind in CONFIGS.items() if type(config) is kind)
 
 
+IGNORED = -100  # the label of a place that no loss or metric counts, as in torch and transformers
+
+
 def median_index(quantiles: tuple[float, ...]) -> int:
     """The place of the quantile nearest 0.5, whose output is the point forecast."""
     return min(range(len(quantiles)), key=lambda place: abs(quantiles[place] - 0.5))
+
+
+def check_length(length: int, limit: int) -> None:
+    """Raises a ValueError where a model is given more tokens than it has positions."""
+    if length > limit:
+        raise ValueError(
+            f"{length} tokens exceed the model's context of {limit}; pass {limit} of them at most"
+        )
 
 
 def to_json(config: ModelConfig) -> dict[str, Any]:
@@ -415,6 +565,7 @@ def _require_transformer(config: Any) -> None:
     _require_choice(config, "activation", get_args(Activation))
     _require_choice(config, "initializer", tuple(INITIALIZERS))
     _require_rate(config, "dropout_rate")
+    _require_rate(config, "attention_dropout_rate")
     _require_epsilon(config, "layer_norm_epsilon")
 
 

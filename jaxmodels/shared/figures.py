@@ -12,7 +12,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxmodels.shared.weights import replaced
+from jaxmodels.shared.files import replaced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxmodels.shared.backtest import REFERENCE
-from jaxmodels.shared.weights import replaced
+from jaxmodels.shared.files import replaced
 
 Row = dict[str, Any]
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.families.registry import family_of
+from jaxmodels.shared.files import write_json
 from jaxmodels.shared.progress import format_metric
 from jaxmodels.shared.run import Row
 from jaxmodels.shared.tasks import Task
-from jaxmodels.shared.weights import write_json
 
 
 def final_split(task: Task, data: Any) -> SplitName:

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from jaxmodels.shared import configs
+from jaxmodels.shared.files import read_json, replaced, write_json
 from jaxmodels.shared.tasks import DataConfig, Task
 from jaxmodels.shared.tensorboard import Row, Scalars
-from jaxmodels.shared.weights import read_json, replaced, write_json
 
 
 class NonFiniteLossError(ArithmeticError):

@@ -236,7 +236,7 @@ _TASKS = (
         _SHAKESPEARE_LSTM,
         name="shakespeare-transformer",
         description="the next character of a text: a GPT-2 of four layers",
-        model=GPT2Config(hidden_dim=144, mlp_dim=576, dropout_rate=0.1),
+        model=GPT2Config(hidden_dim=144, mlp_dim=576),
         optimizer=OptimizerConfig(
             name="adamw", learning_rate=2e-3, beta2=0.99, weight_decay=0.1, clip_norm=1.0
         ),

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jaxmodels.shared.weights import could_not_write
+from jaxmodels.shared.files import could_not_write
 
 Row = dict[str, Any]
 

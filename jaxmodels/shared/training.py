@@ -11,10 +11,10 @@ from typing import Any, cast
 from jaxmodels.shared import run as runs
 from jaxmodels.shared.command_line import EngineName, make_engine, missing_extra
 from jaxmodels.shared.families.registry import family_of
+from jaxmodels.shared.hub.folder import save_checkpoint
 from jaxmodels.shared.loop import Engine, fit
 from jaxmodels.shared.run import Recorder, Run
 from jaxmodels.shared.tasks import Task
-from jaxmodels.shared.weights import save_checkpoint
 
 
 def prepare(

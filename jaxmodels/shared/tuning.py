@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxmodels.shared.files import replaced
 from jaxmodels.shared.run import NonFiniteLossError, Run, changed_fields, to_json
 from jaxmodels.shared.tasks import Task
-from jaxmodels.shared.weights import replaced
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -1,23 +1,18 @@
-"""Flax <-> torch weights: rules by leaf, strict both ways, and the checkpoint on disk.
+"""Flax <-> torch weights: rules by leaf, strict both ways.
 
 Attribute names are the same in both frameworks, so a Flax leaf such as `blocks.0.conv1.kernel`
-finds its torch tensor `blocks.0.conv1.weight` by a rule on its last name alone. A checkpoint is a
-folder with `config.json` and `model.safetensors` in torch's names and layout; every engine reads
-and writes it. Loading is strict: every tensor is used once, and all mismatches are listed together.
+finds its torch tensor `blocks.0.conv1.weight` by a rule on its last name alone. Loading is strict:
+every tensor is used once, and all mismatches are listed together.
 """
 
-import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
-from jaxmodels.shared.configs import ModelConfig, from_json, to_json
+T = TypeVar("T")  # whatever stands for a tensor
 
 
 @dataclass(frozen=True)
@@ -48,8 +43,8 @@ class WeightRules:
     """How Flax's leaves correspond to torch's.
 
     `renames` are (pattern, replacement) regular expressions on the path before the leaf's name,
-    for pairs whose modules are named differently. `ignored` are torch's leaf names that have no
-    counterpart: BatchNorm's batch counter changes nothing while the momentum is set.
+    for pairs whose modules are named differently. `ignored` are the ends of torch's names that have
+    no counterpart: BatchNorm's batch counter changes nothing while the momentum is set.
     """
 
     leaves: Mapping[str, LeafRule] = field(default_factory=lambda: LEAF_RULES)
@@ -75,6 +70,13 @@ class WeightRules:
         for pattern, replacement in self.renames:
             path = re.sub(pattern, replacement, path)
         return path
+
+    def torch_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """torch's names and shapes of the Flax leaves with these."""
+        return {
+            self.torch_name(name): tuple(shape[axis] for axis in self.axes(name, len(shape)))
+            for name, shape in shapes.items()
+        }
 
     def axes(self, flax_name: str, rank: int) -> tuple[int, ...]:
         return self._rule(flax_name).axes.get(rank, tuple(range(rank)))
@@ -110,12 +112,8 @@ def to_flax_layout(
     """
     rules = rules or WeightRules()
     torch_names = {name: rules.torch_name(name) for name in shapes}
-    expected = {
-        torch_names[name]: tuple(shape[axis] for axis in rules.axes(name, len(shape)))
-        for name, shape in shapes.items()
-    }
     tensors = without_ignored(tensors, rules)
-    check_match({name: tensor.shape for name, tensor in tensors.items()}, expected)
+    check_match({n: tensor.shape for n, tensor in tensors.items()}, rules.torch_shapes(shapes))
     return {
         name: np.ascontiguousarray(
             tensors[torch_names[name]].transpose(np.argsort(rules.axes(name, len(shape))))
@@ -124,12 +122,14 @@ def to_flax_layout(
     }
 
 
-def without_ignored(
-    tensors: Mapping[str, np.ndarray], rules: WeightRules | None = None
-) -> dict[str, np.ndarray]:
+def without_ignored(tensors: Mapping[str, T], rules: WeightRules | None = None) -> dict[str, T]:
     """The tensors that have a counterpart in Flax."""
     ignored = (rules or WeightRules()).ignored
-    return {k: v for k, v in tensors.items() if k.rpartition(".")[2] not in ignored}
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
+        if not f".{name}".endswith(tuple(f".{end}" for end in ignored))
+    }
 
 
 def check_match(
@@ -152,101 +152,6 @@ def check_match(
             f"{len(lines)} tensors do not match (is this the checkpoint of another model?):\n  "
             + "\n  ".join(lines)
         )
-
-
-def save_checkpoint(folder: Path, config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes `config.json` and `model.safetensors`, each replaced whole or not at all."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with replaced(folder / "model.safetensors") as temporary:
-        save_file(dict(tensors), temporary, metadata={"format": "pt"})
-    write_json(folder / "config.json", to_json(config))
-
-
-def load_checkpoint(folder: Path) -> tuple[ModelConfig, dict[str, np.ndarray]]:
-    """Reads a folder that `save_checkpoint` wrote.
-
-    Raises:
-        ValueError: a file is missing or unreadable, or the config is not one of ours.
-    """
-    folder = Path(folder)
-    try:
-        config = from_json(read_json(folder / "config.json"))
-    except ValueError as error:
-        raise ValueError(f"{folder / 'config.json'}: {error}") from None
-    path = folder / "model.safetensors"
-    if not path.is_file():
-        raise ValueError(f"{path} is missing; expected a folder that a finished run wrote")
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({error}); copy it anew"
-        ) from None
-    wrong = [
-        f"{name} ({value.dtype})" for name, value in tensors.items() if value.dtype != np.float32
-    ]
-    if wrong:
-        raise ValueError(f"{path}: expected float32 tensors, found {', '.join(_sorted(wrong))}")
-    return config, tensors
-
-
-class replaced:  # noqa: N801 (reads as a verb: `with replaced(path) as temporary`)
-    """Gives a temporary path beside `path`; moves it into place on success, removes it if not."""
-
-    def __init__(self, path: Path):
-        self.path = Path(path)
-        self.temporary = self.path.with_name(f".{self.path.name}.tmp")
-
-    def __enter__(self) -> Path:
-        try:
-            self.temporary.unlink(missing_ok=True)  # of a process that was killed
-            self.temporary.touch()
-            self.mode = self.temporary.stat().st_mode
-        except OSError as error:
-            raise could_not_write(self.path, error) from error
-        return self.temporary
-
-    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        try:
-            if error is None:
-                os.chmod(self.temporary, self.mode)  # safetensors makes its files private
-                with open(self.temporary, "rb") as file:
-                    os.fsync(file.fileno())  # a crash after the rename must not leave an empty file
-                os.replace(self.temporary, self.path)
-                return
-        except OSError as failure:
-            error = failure
-        self.temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError | SafetensorError):
-            raise could_not_write(self.path, error) from error
-
-
-def could_not_write(path: Path, error: Exception) -> OSError:
-    """A failed write in one line: Python names no file when a disk is full."""
-    reason = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0][:200]
-    return OSError(
-        f"{path} could not be written ({reason}); what was there is kept; free space or mend the "
-        "permissions, and continue a training with --resume"
-    )
-
-
-def write_json(path: Path, content: object) -> None:
-    """Writes strict JSON (no NaN), replacing the file whole or not at all."""
-    with replaced(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> object:
-    """Reads JSON; a missing or malformed file is a ValueError that names it."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(
-            f"{path} is missing; expected a folder that a finished run wrote"
-        ) from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
 
 
 def _sorted(names: Iterable[str]) -> list[str]:

@@ -23,11 +23,12 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch.utils.data import DataLoader, IterableDataset
 
 from jaxmodels.shared.families.registry import family_of
+from jaxmodels.shared.files import replaced
 from jaxmodels.shared.loop import epoch_row, probe_batch, progress_bar, validate
 from jaxmodels.shared.run import Recorder, check_finite
 from jaxmodels.shared.schedules import learning_rate
 from jaxmodels.shared.tasks import Task
-from jaxmodels.shared.weights import check_match, replaced
+from jaxmodels.shared.weights import check_match
 from torchref.engines.plain import TorchEngine, to_tensors
 from torchref.models import create
 from torchref.optim import make_optimizer, prepare_gradients, set_learning_rate

@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from jaxmodels.shared.checksums import Position, check_record, check_tensors, seal
+from jaxmodels.shared.files import replaced
 from jaxmodels.shared.tasks import Task
-from jaxmodels.shared.weights import replaced
 from torchref.models import create
 from torchref.optim import make_optimizer
 from torchref.step import Batch, Carry, predict, train_step

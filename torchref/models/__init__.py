@@ -6,9 +6,11 @@ import torch
 from torch import nn
 
 from jaxmodels.shared import configs
+from torchref.models.bert import BERT
 from torchref.models.cnn import CNN, SimpleCNN
 from torchref.models.forecaster import RecurrentForecaster
 from torchref.models.gpt2 import GPT2
+from torchref.models.imagenet_resnet import ImageNetResNet
 from torchref.models.linear import LogisticRegression
 from torchref.models.recurrent import CharRNN, TextClassifier
 from torchref.models.resnet import ResNet
@@ -19,10 +21,12 @@ MODELS: dict[type[configs.ModelConfig], Callable[..., nn.Module]] = {
     configs.SimpleCNNConfig: SimpleCNN,
     configs.CNNConfig: CNN,
     configs.ResNetConfig: ResNet,
+    configs.ImageNetResNetConfig: ImageNetResNet,
     configs.TextClassifierConfig: TextClassifier,
     configs.CharRNNConfig: CharRNN,
     configs.RecurrentForecasterConfig: RecurrentForecaster,
     configs.GPT2Config: GPT2,
+    configs.BERTConfig: BERT,
     configs.TimeSeriesTransformerConfig: TimeSeriesTransformer,
 }
 

@@ -1,16 +1,17 @@
 """GPT-2, a decoder that predicts the next token (Radford et al. 2019).
 
->>> GPT2(GPT2Config())(tokens)  # (B, T, V)
+>>> GPT2(GPT2Config())(input_ids).logits  # (B, T, V)
 """
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from jaxmodels.shared.configs import GPT2Config
-from torchref.models.attention import causal_mask
+from jaxmodels.shared.configs import GPT2Config, check_length
+from jaxmodels.shared.model_output import ModelOutput
+from torchref.models.attention import KeysValues, causal_mask
 from torchref.models.layers import initialize
-from torchref.models.transformer import Block
+from torchref.models.transformer import Block, run_blocks
 
 
 @torch.no_grad()
@@ -27,7 +28,12 @@ def scale_residual_kernels(blocks: nn.ModuleList) -> None:
 
 
 class GPT2(nn.Module):
-    """tokens (B, T) -> logits (B, T, V) of the next tokens, through the token embedding."""
+    """input_ids (B, T) -> logits (B, T, V) of the next tokens, through the token embedding.
+
+    attention_mask: (B, T), 0 where a token is padding. With `cache`, a `KeysValues` a block, the T
+    tokens go to its places `start` and on, and attention_mask is (B, S), for all of its places.
+    position_ids: (B, T); None counts from `start`.
+    """
 
     def __init__(self, config: GPT2Config, *, generator: torch.Generator | None = None):
         super().__init__()
@@ -37,22 +43,43 @@ class GPT2(nn.Module):
         self.dropout = nn.Dropout(config.dropout_rate)
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.num_layers)])
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_epsilon)
-        self.context_length = config.context_length
+        self.config = config
         initialize(self, config.initializer, generator, embedding_deviation=deviation)
         scale_residual_kernels(self.blocks)
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        length = tokens.shape[1]
-        if length > self.context_length:
-            raise ValueError(
-                f"{length} tokens exceed context_length {self.context_length}; "
-                f"pass the last {self.context_length} of them"
-            )
-        positions = torch.arange(length, device=tokens.device)
-        x = self.token_embedding(tokens) + self.position_embedding(positions)
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        position_ids: torch.Tensor | None = None,
+        cache: tuple[KeysValues, ...] | None = None,
+        start: int = 0,
+        output_attentions: bool = False,
+    ) -> ModelOutput:
+        length = input_ids.shape[1]
+        check_length(length, self.config.context_length)
+        total = length if cache is None else cache[0].key.shape[2]
+        mask = causal_mask(length, total, start, device=input_ids.device)
+        if attention_mask is not None:
+            mask = mask & (attention_mask != 0)[:, None, None]
+        if position_ids is None:
+            position_ids = start + torch.arange(length, device=input_ids.device)
+        x = self.token_embedding(input_ids) + self.position_embedding(position_ids)
         x = self.dropout(x)
-        mask = causal_mask(length, tokens.device)
-        for block in self.blocks:
-            x = block(x, mask)
+        x, attentions, cache = run_blocks(
+            self.blocks,
+            x,
+            mask,
+            self.config,
+            caches=cache,
+            start=start,
+            output_attentions=output_attentions,
+        )
         x = self.norm(x)
+        logits = self.logits(x) if self.config.head == "language-model" else None
+        return ModelOutput(logits, x, attentions=attentions, cache=cache)
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """x (B, T, C) -> (B, T, V)."""
         return F.linear(x, self.token_embedding.weight)

@@ -54,3 +54,11 @@ def flatten(x: torch.Tensor) -> torch.Tensor:
 def max_pool(x: torch.Tensor) -> torch.Tensor:
     """The maximum of each 2x2 window: x (B, C, H, W) -> (B, C, H/2, W/2)."""
     return F.max_pool2d(x, kernel_size=2, stride=2)
+
+
+def overlapping_max_pool(x: torch.Tensor) -> torch.Tensor:
+    """The maximum of each 3x3 window, two pixels apart: x (B, C, H, W) -> (B, C, H/2, W/2).
+
+    An odd height or width is halved upwards. The border is padded with -inf.
+    """
+    return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)

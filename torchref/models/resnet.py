@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from jaxmodels.shared.configs import ResNetConfig
+from jaxmodels.shared.configs import ImageNetResNetConfig, ResNetConfig
 from torchref.models.layers import initialize, to_channels_first
 
 
@@ -19,7 +19,7 @@ class ConvNorm(nn.Module):
         in_channels: int,
         out_channels: int,
         kernel_size: int,
-        config: ResNetConfig,
+        config: ResNetConfig | ImageNetResNetConfig,
         *,
         stride: int = 1,
     ):

@@ -8,7 +8,7 @@ from torch import nn
 
 from jaxmodels.shared.configs import TimeSeriesTransformerConfig
 from torchref.models.layers import initialize
-from torchref.models.transformer import Block
+from torchref.models.transformer import Block, run_blocks
 
 Statistics = tuple[torch.Tensor, torch.Tensor]  # means and standard deviations, each (B, 1, F)
 
@@ -100,8 +100,7 @@ class TimeSeriesTransformer(nn.Module):
         x = self.patch_embedding(cut(x, config.patch_length, config.patch_stride))
         x = x + self.position_embedding(torch.arange(config.num_patches, device=x.device))
         x = self.dropout(x)
-        for block in self.blocks:
-            x = block(x)
+        x, _, _ = run_blocks(self.blocks, x, None, config)
         x = self.norm(x)  # (B * channels, P, C)
         x = self.head(x.reshape(batch_size, -1))  # (B, H * Q)
         return x.reshape(batch_size, config.num_horizons, -1)

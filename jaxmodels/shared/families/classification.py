@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxmodels.shared import metrics
-from jaxmodels.shared.weights import replaced
+from jaxmodels.shared.files import replaced
 
 
 def summarise(

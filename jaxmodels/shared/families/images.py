@@ -16,8 +16,8 @@ from jaxmodels.shared.families import rows as row_family
 from jaxmodels.shared.families.classification import summarise, write_predictions
 from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.families.sizes import check_sizes
+from jaxmodels.shared.files import read_json
 from jaxmodels.shared.tasks import Task
-from jaxmodels.shared.weights import read_json
 
 UNIT = "images"
 INPUTS = ("image",)

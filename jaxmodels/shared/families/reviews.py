@@ -15,8 +15,8 @@ from jaxmodels.shared.families import rows as row_family
 from jaxmodels.shared.families.classification import summarise, write_predictions
 from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.families.sizes import check_sizes, check_vocabulary
+from jaxmodels.shared.files import read_json, replaced
 from jaxmodels.shared.tasks import Task
-from jaxmodels.shared.weights import read_json, replaced
 
 UNIT = "reviews"
 INPUTS = ("tokens", "lengths")

@@ -24,10 +24,10 @@ from jaxmodels.shared.families import rows as row_family
 from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.families.sizes import check_sizes
 from jaxmodels.shared.figures import shorten
+from jaxmodels.shared.files import read_json, replaced
 from jaxmodels.shared.forecast_metrics import quantile_losses
 from jaxmodels.shared.forecast_table import write_table
 from jaxmodels.shared.tasks import Task
-from jaxmodels.shared.weights import read_json, replaced
 
 UNIT = "windows"
 INPUTS = ("inputs",)
