@@ -4,17 +4,27 @@
 >>> model(input_ids, attention_mask).logits  # in evaluation mode unless told `train=True`
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
-from flax import nnx
+import numpy as np
+from flax import nnx, serialization, traverse_util
 
 from jaxmodels.models import create
-from jaxmodels.shared.configs import ModelConfig
+from jaxmodels.shared.configs import ImageNetResNetConfig, ModelConfig, architecture
+from jaxmodels.shared.files import replaced, write_json
 from jaxmodels.shared.hub.download import find_folder
-from jaxmodels.shared.hub.folder import open_checkpoint, save_checkpoint
-from jaxmodels.shared.hub.tensor_files import read_all
+from jaxmodels.shared.hub.folder import (
+    config_content,
+    flax_module,
+    hub_name,
+    is_transposed,
+    open_checkpoint,
+    save_checkpoint,
+    with_metadata,
+)
 from jaxmodels.shared.weights import WeightRules, to_flax_layout, to_torch_layout
 from jaxmodels.state import read_leaves, write_leaves
 
@@ -41,13 +51,56 @@ def from_pretrained(
     leaves = read_leaves(model)
     shapes = {name: leaf.shape for name, leaf in leaves.items()}
     rules = WeightRules()
-    tensors, missing = checkpoint.match(rules.torch_shapes(shapes))
+    tensors, missing = checkpoint.read(rules.torch_shapes(shapes))
     fresh = {n: v for n, v in to_torch_layout(leaves).items() if n in missing}
-    write_leaves(model, to_flax_layout(read_all(tensors) | fresh, shapes))
+    write_leaves(model, to_flax_layout(tensors | fresh, shapes))
     return model
 
 
-def save_pretrained(model: nnx.Module, config: ModelConfig, folder: str | Path) -> None:
-    """Writes a model so that every engine, `from_pretrained` in either framework and, where the Hub
-    knows its architecture, transformers load it."""
-    save_checkpoint(Path(folder), config, to_torch_layout(read_leaves(model)))
+def save_pretrained(
+    model: nnx.Module,
+    config: ModelConfig,
+    folder: str | Path,
+    *,
+    layout: Literal["hub", "flax"] = "hub",
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a folder that every engine, `from_pretrained` and, if it knows the architecture,
+    transformers load.
+
+    Args:
+        layout: "flax" writes `flax_model.msgpack`, as transformers' Flax classes did until 4.57.
+        metadata: the content of another `config.json`, of which the names of classes, special
+            tokens and the like are kept.
+
+    Raises:
+        ValueError: transformers has no such model, or none with such a setting.
+    """
+    leaves = read_leaves(model)
+    if layout == "hub":
+        save_checkpoint(Path(folder), config, to_torch_layout(leaves), metadata=metadata)
+        return
+    content = with_metadata(config_content(config), metadata or {})
+    if "model_type" not in content:
+        raise ValueError(
+            f"{architecture(config)} is no architecture of the Hub's, so nothing else reads its "
+            'flax_model.msgpack; save it with layout="hub"'
+        )
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with replaced(Path(folder) / "flax_model.msgpack") as temporary:
+        temporary.write_bytes(serialization.msgpack_serialize(_flax_tree(config, leaves)))
+    write_json(Path(folder) / "config.json", content)
+
+
+def _flax_tree(config: ModelConfig, leaves: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The leaves in the tree of transformers' Flax class: the Hub's modules, Flax's leaves."""
+    rules = WeightRules()
+    flat: dict[tuple[str, ...], np.ndarray] = {}
+    for name, value in leaves.items():
+        hub = hub_name(config, rules.torch_name(name))
+        leaf = name.rpartition(".")[2]
+        path = flax_module(config, hub.rpartition(".")[0]).split(".")
+        if isinstance(config, ImageNetResNetConfig):  # the one with more than parameters
+            path.insert(0, "batch_stats" if leaf in ("mean", "var") else "params")
+        flat[*path, leaf] = value.T if is_transposed(config, hub) else value
+    return traverse_util.unflatten_dict(flat)

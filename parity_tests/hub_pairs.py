@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from jaxmodels.shared.configs import BERTConfig, ImageNetResNetConfig, ModelConfig
 from jaxmodels.shared.hub.folder import config_content, hub_name, is_transposed
 from jaxmodels.shared.weights import WeightRules
@@ -19,6 +17,8 @@ from parity_tests.pairs import Pair, Recipe
 
 # Copies of other tensors, which transformers lists beside them.
 _COPIES = ("lm_head.weight", "decoder.weight", "decoder.bias", "vocab_projector.weight")
+
+_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,14 @@ class HubRules(WeightRules):
         return hub_name(self.config, WeightRules().torch_name(flax_name))
 
     def module_name(self, path: str) -> str:
-        """A linear layer's or norm's; what the Hub cuts otherwise has no counterpart."""
+        """A linear layer's or norm's; what the Hub cuts otherwise has no counterpart.
+
+        Nor have positions: theirs put out (1, T, C), ours (T, C).
+        """
         assert self.config is not None
         try:
+            if path == "position_embedding":
+                raise KeyError(path)
             return hub_name(self.config, f"{path}.weight").removesuffix(".weight")
         except (KeyError, StopIteration):
             return f"only in ours: {path}"
@@ -46,7 +51,7 @@ class HubRules(WeightRules):
         return axes[::-1] if is_transposed(self.config, self.torch_name(flax_name)) else axes
 
 
-def hub_model(config: ModelConfig) -> nn.Module:
+def hub_model(config: ModelConfig) -> Any:
     """transformers' torch model of a config, freshly drawn, with attention that is not fused."""
     import transformers
 
@@ -56,21 +61,34 @@ def hub_model(config: ModelConfig) -> nn.Module:
     return kind(hub_config)
 
 
-def load_hub_model(folder: Path) -> nn.Module:
-    """transformers' torch model of a folder, in evaluation mode."""
+def load_hub_model(folder: Path) -> Any:
+    """transformers' torch model of a folder, in evaluation mode.
+
+    Raises:
+        ValueError: it draws tensors anew, or leaves some unused; they are named.
+    """
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     content = json.loads((folder / "config.json").read_text())
     kind = getattr(transformers, content["architectures"][0])
-    return kind.from_pretrained(folder, attn_implementation="eager").eval()
+    model, report = kind.from_pretrained(
+        folder, attn_implementation="eager", output_loading_info=True
+    )
+    wrong = {part: sorted(report[part]) for part in _FAULTS if report[part]}
+    if wrong:
+        raise ValueError(f"{folder}: transformers loads it with {wrong}")
+    return model.eval()
 
 
-def hub_pair(name: str, config: ModelConfig, recipe: Recipe | None = None) -> Pair:
+def hub_pair(
+    name: str, config: ModelConfig, recipe: Recipe | None = None, *, batch_size: int = 20
+) -> Pair:
     """Our Flax model and transformers' torch model of a config, which must have no dropout.
 
     transformers' dropout layers are others than ours, so masks cannot be shared.
     """
-    pair = make_pair(name, config, recipe or Recipe())
+    pair = make_pair(name, config, recipe or Recipe(), batch_size=batch_size)
     return replace(
         pair,
         torch=hub_model(config),

@@ -18,14 +18,14 @@ import optax
 from flax import nnx
 
 from jaxmodels import optim
-from jaxmodels.losses import pinball_loss
-from jaxmodels.models import SimpleCNN, attention, create
+from jaxmodels.losses import cross_entropy, pinball_loss
+from jaxmodels.models import BERT, SimpleCNN, attention, create
 from jaxmodels.models.attention import MultiHeadAttention
 from jaxmodels.models.layers import ACTIVATIONS, BatchNorm, Conv
 from jaxmodels.models.recurrent import GRU, LSTM, State, gru_cell, lstm_cell
 from jaxmodels.models.time_series import InstanceNorm, Statistics
 from jaxmodels.models.transformer import Block
-from jaxmodels.shared.configs import ForecasterConfig
+from jaxmodels.shared.configs import IGNORED, ForecasterConfig
 from jaxmodels.shared.schedules import ScheduleConfig, learning_rate
 from jaxmodels.shared.tasks import OptimizerConfig
 from jaxmodels.shared.weights import LEAF_RULES, LeafRule, WeightRules
@@ -246,6 +246,16 @@ def _float32_softmax(query: Any, key: Any, value: Any, mask: Any, dropout: Any) 
     return _attention(query, key, value, mask, leak)
 
 
+@partial(_replace, BERT)
+def _positions_of_padding(self: BERT, input_ids: jax.Array, *args: Any, **options: Any) -> Any:
+    """From 0, as BERT's, and not from padding_id + 1."""
+    cumsum = jnp.cumsum
+    with mock.patch.object(
+        jnp, "cumsum", lambda *a, **b: cumsum(*a, **b) - 1 - self.config.padding_id
+    ):
+        return BERT.__call__(self, input_ids, *args, **options)
+
+
 def _transpose_square_kernel(pair: Pair) -> Pair:
     def call(self: nnx.Linear, x: jax.Array) -> jax.Array:
         assert self.bias is not None
@@ -376,6 +386,13 @@ def _smooth_others(pair: Pair) -> Pair:
     return _recipe(pair, loss=loss)
 
 
+def _mean_over_padding(pair: Pair) -> Pair:
+    def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        return cross_entropy(logits, labels) * (labels != IGNORED).mean()
+
+    return _recipe(pair, loss=loss)
+
+
 def _swap_asymmetry(pair: Pair) -> Pair:
     config = config_of(pair.name)
     assert isinstance(config, ForecasterConfig)
@@ -415,6 +432,9 @@ _ON_FORWARD = _on(
     ("padded steps move the state", "padding", "text-lstm", _padding_advances),
     ("LayerNorm epsilon 1e-6", "LayerNorm eps", "gpt2", _set(nnx.LayerNorm, "epsilon", 1e-6)),
     ("GELU by erf", "GELU", "gpt2", _set(Block, "activation", ACTIVATIONS["gelu"])),
+    ("GELU by tanh", "BERT's GELU", "bert", _set(Block, "activation", ACTIVATIONS["gelu_tanh"])),
+    ("epsilon 1e-6 for 1e-12", "BERT's LayerNorm", "bert", _set(nnx.LayerNorm, "epsilon", 1e-6)),
+    ("positions from 0", "RoBERTa's positions", "roberta", _positions_of_padding),
     ("a step sees the next", "causal mask", "gpt2", _sees_the_next),
     ("True means ignore", "mask polarity", "gpt2", _true_is_ignore),
     ("1 / sqrt(hidden_dim)", "softmax scale", "gpt2", _scale_by_width),
@@ -445,6 +465,7 @@ _ON_FORWARD = _on(
 )
 _ON_GRADIENT = _on(
     "gradient",
+    ("the mean over padding too", "ignore_index -100", "roberta", _mean_over_padding),
     ("label K of K classes", "out-of-range id", "logistic", _label_out_of_range),
     ("one of the two biases is trained", "LSTM biases", "char-lstm", _one_trained_bias),
     ("eps / (K - 1) on the others", "label smoothing", "logistic-adamw", _smooth_others),

@@ -4,6 +4,7 @@
 >>> model(input_ids, attention_mask).logits  # call `model.train()` to train on
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch import nn
 from jaxmodels.shared.configs import ModelConfig
 from jaxmodels.shared.hub.download import find_folder
 from jaxmodels.shared.hub.folder import open_checkpoint, save_checkpoint
-from jaxmodels.shared.hub.tensor_files import read_all
 from torchref.models import create
 from torchref.weights import load_tensors, read_tensors
 
@@ -34,12 +34,22 @@ def from_pretrained(path: str | Path, *, seed: int = 0, **changes: Any) -> nn.Mo
     checkpoint = open_checkpoint(find_folder(path), **changes)
     model = create(checkpoint.config, seed=seed)
     own = read_tensors(model)
-    tensors, missing = checkpoint.match({name: value.shape for name, value in own.items()})
-    load_tensors(model, read_all(tensors) | {name: own[name] for name in missing})
+    tensors, missing = checkpoint.read({name: value.shape for name, value in own.items()})
+    load_tensors(model, tensors | {name: own[name] for name in missing})
     return model.eval()
 
 
-def save_pretrained(model: nn.Module, config: ModelConfig, folder: str | Path) -> None:
-    """Writes a model so that every engine, `from_pretrained` in either framework and, where the Hub
-    knows its architecture, transformers load it."""
-    save_checkpoint(Path(folder), config, read_tensors(model))
+def save_pretrained(
+    model: nn.Module,
+    config: ModelConfig,
+    folder: str | Path,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a folder that every engine, `from_pretrained` and, if it knows the architecture,
+    transformers load.
+
+    `metadata` is the content of another `config.json`, of which the names of classes, special
+    tokens and the like are kept.
+    """
+    save_checkpoint(Path(folder), config, read_tensors(model), metadata=metadata)

@@ -16,7 +16,6 @@ import tyro
 from jaxmodels.shared import run as runs
 from jaxmodels.shared.configs import ModelConfig
 from jaxmodels.shared.hub.folder import config_content, open_checkpoint
-from jaxmodels.shared.hub.tensor_files import read_all
 from jaxmodels.shared.run import NonFiniteLossError, Run
 from jaxmodels.shared.schedules import ScheduleConfig
 from jaxmodels.shared.tasks import TASKS, DataConfig, OptimizerConfig, Task, TrainingConfig
@@ -83,7 +82,7 @@ def load_engine(folder: Path, name: EngineName | None = None) -> tuple[Run, "Eng
         other = "torch" if (name or own) == "flax" else "flax"
         raise ValueError(f"{error}; or add --engine {other}, which loads any run") from None
     shapes = {tensor: value.shape for tensor, value in engine.weights().items()}
-    engine.load_weights(read_all(checkpoint.match(shapes)[0]))
+    engine.load_weights(checkpoint.read(shapes)[0])
     return run, engine
 
 

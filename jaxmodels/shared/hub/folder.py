@@ -1,8 +1,8 @@
 """A model's folder, `config.json` and weights, as the Hugging Face Hub and this project have it.
 
 >>> checkpoint = open_checkpoint(Path("runs/first"))
->>> tensors, missing = checkpoint.match(shapes)  # by our names, in torch's layout
->>> save_checkpoint(Path("copy"), checkpoint.config, read_all(tensors))
+>>> tensors, missing = checkpoint.read(shapes)  # by our names, in torch's layout
+>>> save_checkpoint(Path("copy"), checkpoint.config, tensors)
 
 Models that the Hub knows are written as transformers reads them, with its names; others have our
 own names and a `config.json` with the `architecture`. Reading is strict: every tensor is used once,
@@ -23,8 +23,9 @@ from jaxmodels.shared import configs
 from jaxmodels.shared.configs import ModelConfig
 from jaxmodels.shared.files import read_json, replaced, write_json
 from jaxmodels.shared.hub import bert, gpt2, resnet
+from jaxmodels.shared.hub.fields import METADATA
 from jaxmodels.shared.hub.stored_tensors import StoredTensor
-from jaxmodels.shared.hub.tensor_files import open_tensors
+from jaxmodels.shared.hub.tensor_files import open_tensors, read_all
 from jaxmodels.shared.weights import check_match, without_ignored
 
 # The architectures of the Hub by `model_type`. Each is a module with `from_hub_config`,
@@ -56,7 +57,21 @@ class Checkpoint:
 
     config: ModelConfig
     stored: dict[str, StoredTensor]
+    content: dict[str, Any]  # of config.json
     other_head: bool = False  # than the checkpoint's own is asked for
+
+    def read(
+        self, shapes: Mapping[str, tuple[int, ...]]
+    ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+        """What `match` finds, read whole and in float32, and what a new head lacks.
+
+        Raises:
+            ValueError: as `match`, or a value is NaN or infinite.
+        """
+        matched, missing = self.match(shapes)
+        ours_of = {hub_name(self.config, ours): ours for ours in matched}
+        arrays = read_all({theirs: matched[ours] for theirs, ours in ours_of.items()})
+        return {ours_of[theirs]: array for theirs, array in arrays.items()}, missing
 
     def match(
         self, shapes: Mapping[str, tuple[int, ...]]
@@ -118,7 +133,7 @@ def open_checkpoint(folder: Path, **changes: Any) -> Checkpoint:
     """
     folder = Path(folder)
     path = folder / "config.json"
-    content = read_json(path)
+    content: Any = read_json(path)
     try:
         config = read_config(content)
         strange = changes.keys() - dataclasses.asdict(config).keys()
@@ -128,7 +143,7 @@ def open_checkpoint(folder: Path, **changes: Any) -> Checkpoint:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     heads = [{name: getattr(c, name) for name in changes} for c in (config, changed)]
-    return Checkpoint(changed, open_tensors(folder), other_head=heads[0] != heads[1])
+    return Checkpoint(changed, open_tensors(folder), content, other_head=heads[0] != heads[1])
 
 
 def read_config(content: Any) -> ModelConfig:
@@ -153,6 +168,17 @@ def config_content(config: ModelConfig) -> dict[str, Any]:
     return configs.to_json(config) if module is None else module.to_hub_config(config)
 
 
+def with_metadata(content: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """A `config.json` with the fields of another that say nothing about the function."""
+    if "model_type" not in content:
+        return content
+    labels = other.get("id2label")
+    own = {"architectures", "model_type", "transformers_version", "dtype", "torch_dtype"}
+    if not isinstance(labels, dict) or len(labels) != len(content.get("id2label", {})):
+        own |= {"id2label", "label2id", "num_labels"}
+    return content | {k: other[k] for k in METADATA - own if other.get(k) is not None}
+
+
 def hub_name(config: ModelConfig, ours: str) -> str:
     """The name on disk of our tensor: the Hub's, or our own for models it does not know."""
     module = _OF_CONFIG.get(type(config))
@@ -166,18 +192,32 @@ def hub_name(config: ModelConfig, ours: str) -> str:
     return f"{modules[path.replace(number, '{}', 1)].format(number)}.{leaf}"
 
 
+def flax_module(config: ModelConfig, path: str) -> str:
+    """The name that transformers' Flax classes give a module of the Hub's."""
+    if isinstance(config, configs.ImageNetResNetConfig) and config.block == "basic":
+        return re.sub(r"\.layer\.(\d+)\.", r".layer.layer_\1.", path)
+    return path
+
+
 def is_transposed(config: ModelConfig, name: str) -> bool:
     """Whether the Hub has the two axes of its tensor `name` the other way round than torch."""
     return _any(getattr(_OF_CONFIG.get(type(config)), "TRANSPOSED", ()), name)
 
 
-def save_checkpoint(folder: Path, config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> None:
+def save_checkpoint(
+    folder: Path,
+    config: ModelConfig,
+    tensors: Mapping[str, np.ndarray],
+    *,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
     """Writes `config.json` and `model.safetensors`, each replaced whole or not at all.
 
-    `tensors` are by our names and in torch's layout.
+    `tensors` are by our names and in torch's layout. `metadata` is the content of another
+    `config.json`, of which the names of classes, special tokens and the like are kept.
     """
     folder = Path(folder)
-    content = config_content(config)
+    content = with_metadata(config_content(config), metadata or {})
     folder.mkdir(parents=True, exist_ok=True)
     module = _OF_CONFIG.get(type(config))
     named = {hub_name(config, ours): value for ours, value in tensors.items()}
