@@ -25,8 +25,8 @@ from jaxmodels.shared.hub.folder import (
     save_checkpoint,
     with_metadata,
 )
-from jaxmodels.shared.weights import WeightRules, to_flax_layout, to_torch_layout
-from jaxmodels.state import read_leaves, write_leaves
+from jaxmodels.shared.weights import WeightRules, to_torch_layout
+from jaxmodels.state import read_leaves, read_shapes, write_leaves
 
 
 def from_pretrained(
@@ -47,13 +47,25 @@ def from_pretrained(
             tensors are not the model's.
     """
     checkpoint = open_checkpoint(find_folder(path), **changes)
-    model = create(checkpoint.config, seed=seed, dtype=dtype)
-    leaves = read_leaves(model)
-    shapes = {name: leaf.shape for name, leaf in leaves.items()}
     rules = WeightRules()
-    tensors, missing = checkpoint.read(rules.torch_shapes(shapes))
-    fresh = {n: v for n, v in to_torch_layout(leaves).items() if n in missing}
-    write_leaves(model, to_flax_layout(tensors | fresh, shapes))
+    # Of the model only the shapes: its weights are never drawn, nor held twice.
+    model = nnx.eval_shape(lambda: create(checkpoint.config, dtype=dtype))
+    shapes = read_shapes(model)
+    tensors, missing = checkpoint.match(rules.torch_shapes(shapes))
+    drawn = {}
+    if missing:
+        fresh = create(checkpoint.config, seed=seed, dtype=dtype)
+        drawn = {
+            name: value
+            for name, value in read_leaves(fresh).items()
+            if rules.torch_name(name) in missing
+        }
+    flax_names = {rules.torch_name(name): name for name in shapes}
+    leaves = {
+        flax_names[name]: rules.to_flax(flax_names[name], value)
+        for name, value in checkpoint.read(tensors)
+    }
+    write_leaves(model, leaves | drawn)
     return model
 
 

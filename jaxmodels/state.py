@@ -32,6 +32,12 @@ def read_leaves(model: nnx.Module) -> dict[str, np.ndarray]:
     return {name: np.asarray(value) for name, value in (params | rest).items()}
 
 
+def read_shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter and statistic, also of a model that `nnx.eval_shape` made."""
+    flat = nnx.to_flat_state(nnx.state(model))
+    return {_dotted(path): variable.get_value().shape for path, variable in flat}
+
+
 def write_leaves(model: nnx.Module, leaves: Mapping[str, np.ndarray]) -> None:
     """Replaces every parameter and statistic, in place; the model takes the arrays' dtype."""
     for path, variable in nnx.to_flat_state(nnx.state(model)):

@@ -82,7 +82,7 @@ def load_engine(folder: Path, name: EngineName | None = None) -> tuple[Run, "Eng
         other = "torch" if (name or own) == "flax" else "flax"
         raise ValueError(f"{error}; or add --engine {other}, which loads any run") from None
     shapes = {tensor: value.shape for tensor, value in engine.weights().items()}
-    engine.load_weights(checkpoint.read(shapes)[0])
+    engine.load_weights(dict(checkpoint.read(checkpoint.match(shapes)[0])))
     return run, engine
 
 

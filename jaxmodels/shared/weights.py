@@ -78,6 +78,10 @@ class WeightRules:
             for name, shape in shapes.items()
         }
 
+    def to_flax(self, flax_name: str, tensor: np.ndarray) -> np.ndarray:
+        """A torch tensor in the layout of its Flax leaf."""
+        return np.ascontiguousarray(tensor.transpose(np.argsort(self.axes(flax_name, tensor.ndim))))
+
     def axes(self, flax_name: str, rank: int) -> tuple[int, ...]:
         return self._rule(flax_name).axes.get(rank, tuple(range(rank)))
 
@@ -114,12 +118,7 @@ def to_flax_layout(
     torch_names = {name: rules.torch_name(name) for name in shapes}
     tensors = without_ignored(tensors, rules)
     check_match({n: tensor.shape for n, tensor in tensors.items()}, rules.torch_shapes(shapes))
-    return {
-        name: np.ascontiguousarray(
-            tensors[torch_names[name]].transpose(np.argsort(rules.axes(name, len(shape))))
-        )
-        for name, shape in shapes.items()
-    }
+    return {name: rules.to_flax(name, tensors[torch_names[name]]) for name in shapes}
 
 
 def without_ignored(tensors: Mapping[str, T], rules: WeightRules | None = None) -> dict[str, T]:

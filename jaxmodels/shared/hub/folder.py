@@ -1,8 +1,8 @@
 """A model's folder, `config.json` and weights, as the Hugging Face Hub and this project have it.
 
 >>> checkpoint = open_checkpoint(Path("runs/first"))
->>> tensors, missing = checkpoint.read(shapes)  # by our names, in torch's layout
->>> save_checkpoint(Path("copy"), checkpoint.config, tensors)
+>>> tensors, missing = checkpoint.match(shapes)  # by our names, in torch's layout
+>>> save_checkpoint(Path("copy"), checkpoint.config, dict(checkpoint.read(tensors)))
 
 Models that the Hub knows are written as transformers reads them, with its names; others have our
 own names and a `config.json` with the `architecture`. Reading is strict: every tensor is used once,
@@ -11,7 +11,7 @@ every parameter filled once, and all that does not match is listed together.
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,19 +60,6 @@ class Checkpoint:
     content: dict[str, Any]  # of config.json
     other_head: bool = False  # than the checkpoint's own is asked for
 
-    def read(
-        self, shapes: Mapping[str, tuple[int, ...]]
-    ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-        """What `match` finds, read whole and in float32, and what a new head lacks.
-
-        Raises:
-            ValueError: as `match`, or a value is NaN or infinite.
-        """
-        matched, missing = self.match(shapes)
-        ours_of = {hub_name(self.config, ours): ours for ours in matched}
-        arrays = read_all({theirs: matched[ours] for theirs, ours in ours_of.items()})
-        return {ours_of[theirs]: array for theirs, array in arrays.items()}, missing
-
     def match(
         self, shapes: Mapping[str, tuple[int, ...]]
     ) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
@@ -120,6 +107,16 @@ class Checkpoint:
             if name in expected
         }
         return tensors, tuple(ours for ours, name in names.items() if name in missing)
+
+    def read(self, tensors: Mapping[str, StoredTensor]) -> Iterator[tuple[str, np.ndarray]]:
+        """What `match` found, one by one, in float32: never two at a time in memory.
+
+        Raises:
+            ValueError: a value is NaN or infinite.
+        """
+        for ours, tensor in tensors.items():
+            theirs = hub_name(self.config, ours)
+            yield ours, read_all({theirs: tensor})[theirs]
 
 
 def open_checkpoint(folder: Path, **changes: Any) -> Checkpoint:
