@@ -156,8 +156,8 @@ def _adapt(
         layer.lora_dropout = nnx.Dropout(config.dropout_rate)
     for path, module in modules.items():
         above = any(other.startswith(f"{path}." if path else "") for other in adapters)
-        call = getattr(module, "__call__", None)  # a list of blocks has none
-        if above and call and "rngs" in inspect.signature(call).parameters:
+        told = callable(module) and "rngs" in inspect.signature(module).parameters
+        if above and told:
             _become(module, _telling(type(module)))
 
 
@@ -178,7 +178,7 @@ def _telling(kind: type[nnx.Module]) -> type[nnx.Module]:
         finally:
             _CALL.reset(token)
 
-    return type(kind)(kind.__name__, (kind,), {"__call__": call, "plain_class": kind})
+    return type(kind.__name__, (kind,), {"__call__": call, "plain_class": kind})
 
 
 def _become(module: nnx.Module, kind: type[nnx.Module]) -> None:

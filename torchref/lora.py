@@ -83,7 +83,7 @@ def merge(model: nn.Module) -> Merged:
         product = lora_b @ lora_a
         layer.weight.copy_(kernels[path] + config.scale * product)
         del layer.lora_a, layer.lora_b, layer.lora_dropout, layer.lora_config
-        layer.__class__ = nn.Linear
+        layer.__class__ = nn.Linear  # pyright: ignore[reportAttributeAccessIssue]
     model.requires_grad_(True)
     return Merged(config, kernels, adapters)
 

@@ -27,7 +27,7 @@ from jaxmodels.shared.hub.folder import hub_name, is_transposed
 from jaxmodels.shared.hub.tensor_files import read_all, read_safetensors
 from jaxmodels.shared.weights import check_match
 
-Linears = Mapping[str, tuple[int, int]]  # (out, in) of a model's linear layers by dotted path
+Linears = Mapping[str, tuple[int, ...]]  # (out, in) of a model's linear layers by dotted path
 
 _FIELDS = {"r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout_rate"}
 # Fields of peft that say nothing about what a trained adapter computes. peft itself corrects
@@ -102,7 +102,7 @@ def find_targets(config: LoRAConfig, linears: Iterable[str]) -> list[str]:
     return [path for path in linears if any(re.search(p, path) for p in config.targets)]
 
 
-def adapter_shapes(rank: int, linears: Linears) -> dict[str, tuple[int, int]]:
+def adapter_shapes(rank: int, linears: Linears) -> dict[str, tuple[int, ...]]:
     """The adapters' tensors of these layers."""
     shapes = {}
     for path, (num_outputs, num_inputs) in linears.items():
@@ -197,7 +197,7 @@ def _read_config(content: Any, config: ModelConfig, linears: Linears) -> LoRACon
     if draw not in _DRAWS:
         raise ValueError(
             f"init_lora_weights is {draw!r}, which changes the base model's weights too; expected "
-            f"one of {_DRAWS}; convert the adapter (peft's path_initial_model_for_weight_conversion)"
+            f"one of {_DRAWS}; let peft convert the adapter (`save_pretrained` of peft tells how)"
         )
     # Not our defaults: what a file leaves out is peft's own.
     values = {"rank": 8, "alpha": 8.0} | read_fields(content, _FIELDS, LoRAConfig())
