@@ -7,6 +7,8 @@
 """
 
 import inspect
+import re
+from collections import Counter
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -60,12 +62,14 @@ def add_lora(model: nnx.Module, config: LoRAConfig, *, seed: int) -> nnx.Module:
     A is drawn from U(-in ** -0.5, in ** -0.5) and B is zero, so the function is the same at first.
 
     Raises:
-        ValueError: a target is found nowhere, or the model is adapted already.
+        ValueError: a target is found nowhere, the model is adapted already, or it scans its blocks
+            and they would differ.
     """
     linears = _linears(model)
     paths = find_targets(config, linears)
     if adapted_layers(model):
         raise ValueError("the model has adapters already; merge them first")
+    _require_equal_blocks(model, paths)
     adapters = {}
     keys = jax.random.split(jax.random.key(seed), len(paths))
     for path, key in zip(paths, keys, strict=True):
@@ -133,6 +137,20 @@ def load_adapter(model: nnx.Module, config: ModelConfig, folder: str | Path) -> 
     shapes = {name: tensor.shape[::-1] for name, tensor in tensors.items()}
     _write_adapters(model, to_flax_layout(tensors, shapes))
     return model
+
+
+def _require_equal_blocks(model: nnx.Module, paths: list[str]) -> None:
+    """A scan runs one block with the parameters of each, so all must have the same ones."""
+    config: Any = getattr(model, "config", None)
+    if not getattr(config, "scan_layers", False):
+        return
+    kinds = Counter(re.sub(r"^blocks\.\d+\.", "blocks.*.", path) for path in paths)
+    for kind, count in kinds.items():
+        if "*" in kind and count != config.num_layers:
+            raise ValueError(
+                f"{kind} would be adapted in {count} of {config.num_layers} blocks, which "
+                "scan_layers runs as one; adapt it in all of them, or set scan_layers=False"
+            )
 
 
 def _write_adapters(model: nnx.Module, leaves: Mapping[str, np.ndarray]) -> None:
