@@ -263,26 +263,27 @@ def test_training_moves_the_adapters_and_not_a_bit_of_the_base(library, rate):
     assert slots == {"first_moment": count, "second_moment": count}
 
 
+def structure_of(model):
+    """What a model is, less its values: its modules' kinds and what trains."""
+    if isinstance(model, torch.nn.Module):
+        trains = {name: p.requires_grad for name, p in model.named_parameters()}
+        return [type(module) for module in model.modules()], trains
+    return state.split(model)[0]
+
+
 @LIBRARIES
 @MODELS
 def test_merging_gives_the_same_function_and_unmerging_the_same_bits(library, name, tmp_path):
-    model = adapted(library, name)
-    before, expected = leaves_of(library, model), logits(library, model, "float64")
-    if library is jaxmodels:
-        with jax.enable_x64():
+    model, plain = adapted(library, name), library.create(CONFIGS[name])
+    before, structure = leaves_of(library, model), structure_of(model)
+    expected = logits(library, model, "float64")
+    with jax.enable_x64():
+        if library is jaxmodels:  # `logits` has cast torch's
             model = state.cast(model, jnp.float64)
-            structure = state.split(model)[0]
-            merged = library.lora.merge(model)
-    else:
-        merged = library.lora.merge(model)  # `logits` has cast it
+        merged = library.lora.merge(model)
     assert distance(name, logits(library, model, "float64"), expected) <= 1e-12
-    plain = library.create(CONFIGS[name])
     assert leaves_of(library, model).keys() == leaves_of(library, plain).keys()
-    if library is jaxmodels:
-        assert state.split(model)[0] == state.split(plain)[0]
-    else:
-        assert [type(m) for m in model.modules()] == [type(m) for m in plain.modules()]
-        assert all(parameter.requires_grad for parameter in model.parameters())
+    assert structure_of(model) == structure_of(plain)
     library.save_pretrained(model, CONFIGS[name], tmp_path)
     again = library.from_pretrained(tmp_path)
     assert distance(name, logits(library, again), expected) <= BOUNDS["float32"]
@@ -291,14 +292,11 @@ def test_merging_gives_the_same_function_and_unmerging_the_same_bits(library, na
     assert after.keys() == before.keys()
     for leaf, value in before.items():
         assert np.array_equal(after[leaf], value), leaf
-    if library is jaxmodels:
-        assert state.split(model)[0] == structure
-    else:
-        assert all(p.requires_grad == is_adapter(k) for k, p in model.named_parameters())
+    assert structure_of(model) == structure
 
 
 def dropped_deviation(seeds, **changes):
-    """The logits' deviation in training mode with dropout in the adapters alone, and its gradient."""
+    """The logits' deviation with dropout in the adapters alone, and its gradient."""
     model = jaxmodels.create(replace(CONFIGS["gpt2"], **changes))
     jaxmodels.lora.add_lora(model, LoRAConfig(dropout_rate=0.5), seed=0)
     randomize(jaxmodels, model)
