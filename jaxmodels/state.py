@@ -15,15 +15,25 @@ from flax import nnx
 Leaves = dict[str, jax.Array]
 
 
+class Frozen(nnx.Variable):
+    """A parameter that does not train: it has no gradient and no place in the optimizer."""
+
+
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, Leaves, Leaves]:
-    """The model's static structure, its parameters and its other state (BatchNorm statistics)."""
+    """The model's static structure, its parameters and its other state.
+
+    That is BatchNorm's statistics and what is `Frozen`.
+    """
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     return graphdef, _flatten(params), _flatten(rest)
 
 
 def merge(graphdef: nnx.GraphDef, params: Leaves, rest: Leaves) -> nnx.Module:
     """The inverse of `split`; cheap enough to call inside a jitted function."""
-    return nnx.merge(graphdef, _unflatten(params, nnx.Param), _unflatten(rest, nnx.BatchStat))
+    # Bare arrays, so that each becomes the kind of variable that the structure says.
+    return nnx.merge(
+        graphdef, nnx.from_flat_state([(_path(k), v) for k, v in (params | rest).items()])
+    )
 
 
 def read_leaves(model: nnx.Module) -> dict[str, np.ndarray]:
@@ -52,10 +62,6 @@ def cast(model: nnx.Module, dtype: jnp.dtype) -> nnx.Module:
 
 def _flatten(state: nnx.State) -> Leaves:
     return {_dotted(path): variable[...] for path, variable in nnx.to_flat_state(state)}
-
-
-def _unflatten(leaves: Leaves, kind: type[nnx.Variable]) -> nnx.State:
-    return nnx.from_flat_state([(_path(name), kind(value)) for name, value in leaves.items()])
 
 
 def _dotted(path: tuple[Any, ...]) -> str:

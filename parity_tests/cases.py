@@ -14,8 +14,10 @@ import torch
 from flax import nnx
 from torch import nn
 
+import jaxmodels.lora
 import jaxmodels.losses
 import jaxmodels.models
+import torchref.lora
 import torchref.losses
 import torchref.models
 from jaxmodels.models.attention import MultiHeadAttention
@@ -38,6 +40,7 @@ from jaxmodels.shared.configs import (
     TextClassifierConfig,
     TimeSeriesTransformerConfig,
 )
+from jaxmodels.shared.lora import LoRAConfig
 from jaxmodels.shared.schedules import ScheduleConfig
 from jaxmodels.shared.tasks import OptimizerConfig, Task
 from parity_tests.pairs import Arrays, Pair, Recipe
@@ -194,6 +197,18 @@ _SETTINGS: dict[str, tuple[ModelConfig, OptimizerConfig, ScheduleConfig, float]]
     "series-patch": (_SERIES_PATCH, _ADAMW, _COSINE, 0.0),
 }
 
+# Each case's base and its adapters.
+_ADAPTED: dict[str, tuple[str, LoRAConfig]] = {
+    "gpt2-lora": (
+        "gpt2",
+        LoRAConfig(4, 6.0, 0.25, (r"attention\.(query_key_value|output)$", r"linear[12]$")),
+    ),
+    "bert-lora": (
+        "bert",
+        LoRAConfig(3, 5.0, 0.25, (r"attention\.(query|value)$", "^pooler$", "^classifier$")),
+    ),
+}
+
 
 def config_of(case: str) -> ModelConfig:
     """The config of a case's model."""
@@ -338,6 +353,23 @@ def _case(name: str) -> Pair:
     return make_pair(name, config, Recipe.of(optimizer, schedule, smoothing))
 
 
+def _lora_case(name: str) -> Pair:
+    """A pair of which the adapters alone train."""
+    base, config = _ADAPTED[name]
+    pair = _case(base)
+    assert pair.fresh is not None
+    of_flax, of_torch = pair.fresh
+
+    def make_flax(seed: int):
+        return jaxmodels.lora.add_lora(of_flax(seed), config, seed=seed)
+
+    def make_torch(seed: int):
+        return torchref.lora.add_lora(of_torch(seed), config, seed=seed)
+
+    fresh = (make_flax, make_torch)
+    return replace(pair, name=name, flax=make_flax(0), torch=make_torch(0), fresh=fresh)
+
+
 class FlaxNorm(nnx.Module):
     """BatchNorm, ReLU, a linear layer on the mean over pixels: images (B, H, W, C) -> (B, K)."""
 
@@ -419,6 +451,7 @@ def _masked_case() -> Pair:
 
 CASES: dict[str, Callable[[], Pair]] = {
     **{name: partial(_case, name) for name in _SETTINGS},
+    **{name: partial(_lora_case, name) for name in _ADAPTED},
     "norm-offset": _offset_case,
     "attention-masked": _masked_case,
 }

@@ -104,7 +104,7 @@ def hot_leaves(pair: Pair, seed: int) -> Arrays:
     for name, shape in pair.shapes().items():
         normal = rng.normal(size=shape)
         leaf = name.rpartition(".")[2]
-        if leaf == "kernel":
+        if leaf in ("kernel", "lora_a", "lora_b"):
             value = normal * (2 / np.prod(shape[:-1])) ** 0.5
         elif leaf == "embedding":
             value = normal

@@ -10,9 +10,14 @@ from jaxmodels.shared.tasks import OptimizerConfig
 
 
 def make_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """torch's optimizer with two groups: the decayed parameters and the spared ones."""
+    """torch's optimizer with two groups: the decayed parameters and the spared ones.
+
+    Parameters that require no gradient have no place in it.
+    """
     decayed, spared = [], []
     for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue
         (decayed if _decays(config, parameter) else spared).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
@@ -60,7 +65,7 @@ def slots(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, dict[
     """The optimizer's per-parameter memory by its common name, for the ladder."""
     found: dict[str, dict[str, torch.Tensor]] = {}
     for name, parameter in model.named_parameters():
-        for key, value in optimizer.state[parameter].items():
+        for key, value in optimizer.state.get(parameter, {}).items():
             if key in _SLOT_NAMES:
                 found.setdefault(_SLOT_NAMES[key], {})[name] = value
     return found

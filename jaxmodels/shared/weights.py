@@ -34,6 +34,8 @@ LEAF_RULES: dict[str, LeafRule] = {
     "weight_hh": LeafRule("weight_hh"),
     "bias_ih": LeafRule("bias_ih"),
     "bias_hh": LeafRule("bias_hh"),
+    "lora_a": LeafRule("lora_a", {2: (1, 0)}),  # (in, rank) and (rank, out), as kernels have it
+    "lora_b": LeafRule("lora_b", {2: (1, 0)}),
 }
 _RECURRENT_SUFFIX = re.compile(r"_l\d+(_reverse)?$")  # the same on both sides
 
