@@ -1,0 +1,73 @@
+"""Times greedy text of GPT-2 beside transformers' own: python scripts/benchmark_generation.py
+
+Each round times every contender once on the same weights and prompt, so that a machine whose speed
+drifts slows all alike; the medians over the rounds are printed.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import jaxmodels
+from jaxmodels.generate import generate
+from jaxmodels.shared.command_line import run_script
+from jaxmodels.shared.configs import GPT2Config
+from parity_tests.hub_pairs import load_hub_model
+
+CONFIG = GPT2Config(
+    vocabulary_size=50257,
+    context_length=257,  # for one token after the longest prompt
+    hidden_dim=384,
+    num_layers=6,
+    num_heads=6,
+    mlp_dim=1536,
+    dropout_rate=0.0,
+    attention_dropout_rate=0.0,
+)
+# Batch size, prompt and new tokens; a prefill is a prompt and its next token.
+SETTINGS = {"batch 1": (1, 32, 128), "batch 8": (8, 32, 128), "prefill": (1, 256, 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[2])
+    parser.add_argument("--repeat", type=int, default=5, help="rounds [default: 5]")
+    parser.add_argument("--threads", type=int, default=2, help="torch's [default: 2]")
+    arguments = parser.parse_args()
+    if arguments.repeat < 1:
+        raise ValueError(f"--repeat {arguments.repeat} must be at least 1")
+    torch.set_num_threads(arguments.threads)
+
+    flax = jaxmodels.create(CONFIG)
+    with tempfile.TemporaryDirectory() as folder:
+        jaxmodels.save_pretrained(flax, CONFIG, folder)
+        hub = {name: load_hub_model(folder, name) for name in ("eager", "sdpa")}
+    table = Table("setting", "contender", "seconds", "tokens/s", "over ours")
+    for name, (batch, length, new) in SETTINGS.items():
+        ids = np.random.default_rng(0).integers(0, CONFIG.vocabulary_size, (batch, length))
+        contenders = {
+            "ours": lambda ids=ids, new=new: jax.block_until_ready(
+                generate(flax, ids, max_new_tokens=new)
+            ),
+            "transformers, eager": hub_generate(hub["eager"], ids, new),
+            "transformers, sdpa": hub_generate(hub["sdpa"], ids, new),
+            "transformers, static": hub_generate(hub["sdpa"], ids, new, "static"),
+        }
+        seconds = interleave(contenders, arguments.repeat)
+        ours = statistics.median(seconds["ours"])
+        for contender, values in seconds.items():
+            median = statistics.median(values)
+            rate, ratio = f"{batch * new / median:.0f}", f"{median / ours:.2f}x"
+            table.add_row(name, contender, f"{median:.3f}", rate, ratio)
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    run_script(main)
