@@ -8,11 +8,12 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-import jax
 import numpy as np
 import torch
+import transformers
 from rich.console import Console
 from rich.table import Table
 
@@ -20,7 +21,6 @@ import jaxmodels
 from jaxmodels.generate import generate
 from jaxmodels.shared.command_line import run_script
 from jaxmodels.shared.configs import GPT2Config
-from parity_tests.hub_pairs import load_hub_model
 
 CONFIG = GPT2Config(
     vocabulary_size=50257,
@@ -45,22 +45,34 @@ def main() -> None:
         raise ValueError(f"--repeat {arguments.repeat} must be at least 1")
     torch.set_num_threads(arguments.threads)
 
+    transformers.utils.logging.disable_progress_bar()
     flax = jaxmodels.create(CONFIG)
     with tempfile.TemporaryDirectory() as folder:
         jaxmodels.save_pretrained(flax, CONFIG, folder)
-        hub = {name: load_hub_model(folder, name) for name in ("eager", "sdpa")}
+        hub: dict[str, Any] = {
+            name: transformers.GPT2LMHeadModel.from_pretrained(
+                folder, attn_implementation=name
+            ).eval()
+            for name in ("eager", "sdpa")
+        }
     table = Table("setting", "contender", "seconds", "tokens/s", "over ours")
     for name, (batch, length, new) in SETTINGS.items():
         ids = np.random.default_rng(0).integers(0, CONFIG.vocabulary_size, (batch, length))
+        tensors = torch.from_numpy(ids)
+        shared = {"max_new_tokens": new, "do_sample": False, "pad_token_id": 0}
+        shared["attention_mask"] = torch.ones_like(tensors)
         contenders = {
-            "ours": lambda ids=ids, new=new: jax.block_until_ready(
-                generate(flax, ids, max_new_tokens=new)
-            ),
-            "transformers, eager": hub_generate(hub["eager"], ids, new),
-            "transformers, sdpa": hub_generate(hub["sdpa"], ids, new),
-            "transformers, static": hub_generate(hub["sdpa"], ids, new, "static"),
+            "ours": partial(generate, flax, ids, max_new_tokens=new),
+            "transformers, eager": partial(hub["eager"].generate, tensors, **shared),
+            "transformers, sdpa": partial(hub["sdpa"].generate, tensors, **shared),
         }
-        seconds = interleave(contenders, arguments.repeat)
+        seconds: dict[str, list[float]] = {contender: [] for contender in contenders}
+        for number in range(1 + arguments.repeat):
+            for contender, write in contenders.items():
+                started = time.perf_counter()
+                write()
+                if number > 0:  # the first warms up
+                    seconds[contender].append(time.perf_counter() - started)
         ours = statistics.median(seconds["ours"])
         for contender, values in seconds.items():
             median = statistics.median(values)

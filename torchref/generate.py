@@ -166,7 +166,9 @@ def _prefill(
     config, weight = model.config, model.token_embedding.weight
     batch, places = mask.shape
     shape = (batch, config.num_heads, places, config.hidden_dim // config.num_heads)
-    cache = tuple(KeysValues(weight.new_zeros(shape), weight.new_zeros(shape)) for _ in model.blocks)
+    cache = tuple(
+        KeysValues(weight.new_zeros(shape), weight.new_zeros(shape)) for _ in model.blocks
+    )
     length = prompts.mask.shape[1]
     output = model(
         torch.from_numpy(prompts.tokens).to(mask),

@@ -18,8 +18,8 @@ class GenerationOptions:
     """How text is written; names, definitions and order are those of transformers' `generate`.
 
     The repetition penalty divides the positive logits of tokens that the text already has, prompt
-    and padding included, and multiplies the negative ones (Keskar et al. 2019). Sampling divides
-    the result by the temperature, keeps the `top_k` highest, and of those the fewest that hold
+    included, and multiplies the negative ones (Keskar et al. 2019); a search penalises the log
+    probabilities. Sampling divides the result by the temperature, keeps the `top_k` highest, and of those the fewest that hold
     `top_p` of the probability; of exactly equal logits it keeps all or none.
 
     Raises:
@@ -101,7 +101,7 @@ class Prompts(NamedTuple):
     given: np.ndarray  # (B, T) int32
     tokens: np.ndarray  # (B, P) int32
     mask: np.ndarray  # (B, P) int32, 0 where a token is padding
-    seen: np.ndarray | None  # (B, V) bool, the tokens of `given`; None where none are penalised
+    seen: np.ndarray | None  # (B, V) bool, the prompt's tokens; None where none are penalised
 
 
 def read_prompts(
@@ -156,7 +156,7 @@ def read_prompts(
     seen = None
     if options.repetition_penalty != 1:
         seen = np.zeros((len(ids), config.vocabulary_size), bool)
-        np.put_along_axis(seen, ids, True, axis=1)
+        seen[np.nonzero(mask)[0], ids[mask != 0]] = True
     return Prompts(ids, tokens, mask_of_size, seen)
 
 
