@@ -3,14 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-
-jax = pytest.importorskip("jax")
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
-
-import jax.numpy as jnp
+import torch
 
 import jaxmodels
 import torchref

@@ -19,8 +19,8 @@ class GenerationOptions:
 
     The repetition penalty divides the positive logits of tokens that the text already has, prompt
     included, and multiplies the negative ones (Keskar et al. 2019); a search penalises the log
-    probabilities. Sampling divides the result by the temperature, keeps the `top_k` highest, and of those the fewest that hold
-    `top_p` of the probability; of exactly equal logits it keeps all or none.
+    probabilities. Sampling divides the result by the temperature, keeps the `top_k` highest, and of
+    those the fewest that hold `top_p` of the probability; of exactly equal logits all or none.
 
     Raises:
         ValueError: a value is out of range, or does nothing beside the others.
