@@ -255,14 +255,12 @@ def _prefill(program: Program, inputs: Inputs, tokens: jax.Array) -> tuple[jax.A
     """tokens (B, P) -> logits (B, V) float32 of the next, and a cache of S = P + N places."""
     model = _model(program, inputs)
     batch, length = tokens.shape
-    config, mask = model.config, inputs.mask[:, :length]
-    shape = (batch, config.num_heads, length, config.hidden_dim // config.num_heads)
-    zeros = jnp.zeros(shape, model.dtype or model.token_embedding.embedding.dtype)
+    mask = inputs.mask[:, :length]
     output = model(
         tokens,
         mask,
         position_ids=jnp.maximum(mask.cumsum(axis=1) - 1, 0),  # padding has the first
-        cache=tuple(KeysValues(zeros, zeros) for _ in model.blocks),
+        cache=model.initial_cache(batch, length),
     )
     widths = ((0, 0), (0, 0), (0, program.capacity), (0, 0))
     cache = jax.tree.map(lambda part: jnp.pad(part, widths), output.cache)

@@ -1,5 +1,6 @@
 """`generate` writes the tokens that transformers' own writes, in either framework."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ import torchref
 from jaxmodels import generate as flax_generate
 from jaxmodels.models.attention import KeysValues
 from jaxmodels.shared.configs import GPT2Config
+from jaxmodels.shared.generation import make_decoder
 from jaxmodels.shared.prompts import power_of_two
+from jaxmodels.shared.tasks import TASKS
 from jaxmodels.state import cast, write_leaves
-from parity_tests.cases import make_pair
+from parity_tests.cases import make_pair, task_pair
 from parity_tests.hub_pairs import load_hub_model
-from parity_tests.pairs import Recipe, hot_leaves
+from parity_tests.pairs import Recipe, hot_leaves, precision
+from parity_tests.text_rung import MAKERS
 from torchref import generate as torch_generate
 
 CONFIG = GPT2Config(
@@ -350,3 +354,23 @@ def test_a_model_that_writes_no_text_is_refused(framework: str) -> None:
     headless = library.create(GPT2Config(head="none"))
     with pytest.raises(ValueError, match="model: GPT2Config with head 'none' writes no text"):
         written(framework, {framework: headless}, *prompts(1))
+
+
+@FRAMEWORKS
+def test_a_runs_decoder_writes_what_rereading_does_beyond_the_context(framework: str) -> None:
+    """The decoder of scripts/generate.py keeps a cache, which may change no token."""
+    context = 12
+    model = replace(CONFIG, context_length=context)
+    task = TASKS["shakespeare-transformer"]
+    task = replace(task, model=model, data=replace(task.data, sequence_length=context))
+    pair = task_pair(task)
+    with precision("float64"):
+        predict = MAKERS[framework](task, pair, hot_leaves(pair, 0), "float64")
+        step, select, state = make_decoder(task, predict)
+        tokens = np.random.default_rng(0).integers(0, CONFIG.vocabulary_size, (2, context + 3))
+        for length in range(1, tokens.shape[1] + 1):
+            logits, state = step(state, tokens[:, length - 1].astype(np.int32))
+            state, tokens = select(state, np.array([1, 0])), tokens[::-1]
+            text = tokens[::-1, max(length - context, 0) : length].astype(np.int32)
+            whole, _ = predict({"tokens": text}, None)
+            assert np.abs(logits - whole[:, -1]).max() <= 1e-12 * np.abs(whole).max()

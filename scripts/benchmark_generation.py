@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from rich.console import Console
-from rich.table import Table
 
 import jaxmodels
 from jaxmodels.generate import generate
@@ -55,7 +53,6 @@ def main() -> None:
             ).eval()
             for name in ("eager", "sdpa")
         }
-    table = Table("setting", "contender", "seconds", "tokens/s", "over ours")
     for name, (batch, length, new) in SETTINGS.items():
         ids = np.random.default_rng(0).integers(0, CONFIG.vocabulary_size, (batch, length))
         tensors = torch.from_numpy(ids)
@@ -77,8 +74,9 @@ def main() -> None:
         for contender, values in seconds.items():
             median = statistics.median(values)
             rate, ratio = f"{batch * new / median:.0f}", f"{median / ours:.2f}x"
-            table.add_row(name, contender, f"{median:.3f}", rate, ratio)
-    Console(width=100).print(table)
+            print(
+                f"{name:8} {contender:20} {median:8.3f} s {rate:>6} tokens/s {ratio:>7}", flush=True
+            )
 
 
 if __name__ == "__main__":

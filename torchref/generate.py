@@ -163,18 +163,12 @@ def _prefill(
     model: GPT2, prompts: Prompts, options: GenerationOptions, mask: torch.Tensor
 ) -> tuple[torch.Tensor, Cache]:
     """-> logits (B, V) float32 of the first new tokens, and a cache of S = P + N places."""
-    config, weight = model.config, model.token_embedding.weight
-    batch, places = mask.shape
-    shape = (batch, config.num_heads, places, config.hidden_dim // config.num_heads)
-    cache = tuple(
-        KeysValues(weight.new_zeros(shape), weight.new_zeros(shape)) for _ in model.blocks
-    )
     length = prompts.mask.shape[1]
     output = model(
         torch.from_numpy(prompts.tokens).to(mask),
         mask,
         position_ids=(mask[:, :length].cumsum(dim=1) - 1).clamp(min=0),  # padding has the first
-        cache=cache,
+        cache=model.initial_cache(*mask.shape),
     )
     return output.logits[:, -1].float(), output.cache
 
