@@ -47,7 +47,7 @@ class FlaxEngine:
         return metrics
 
     def predict(self, batch: dict[str, np.ndarray], carry: Any = None) -> tuple[np.ndarray, Any]:
-        names = (*self.objective.inputs, "reset")
+        names = (*self.objective.inputs, "reset", "start")
         inputs = {name: jnp.asarray(batch[name]) for name in names if name in batch}
         if carry is None:
             carry = self.initial_carry(len(batch[self.objective.inputs[0]]))

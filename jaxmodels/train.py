@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from jaxmodels.models.gpt2 import GPT2
 from jaxmodels.objective import Objective
 from jaxmodels.optim import apply_updates
 from jaxmodels.shared.model_output import logits_of
@@ -48,7 +49,14 @@ def call(
     train: bool = False,
     rngs: nnx.Rngs | None = None,
 ) -> tuple[jax.Array, Carry]:
-    """(outputs, carry). Where the batch's "reset" (B,) is true, a row's carry starts at zero."""
+    """(outputs, carry). Where the batch's "reset" (B,) is true, a row's carry starts at zero.
+
+    With "start" () a GPT-2 reads the tokens from that place on, and its cache is what it carries.
+    """
+    if isinstance(model, GPT2) and "start" in batch:
+        cache = carry or model.initial_cache(len(inputs[0]), model.config.context_length)
+        output = model(*inputs, cache=cache, start=batch["start"])
+        return output.logits, output.cache
     if not carry:
         return logits_of(model(*inputs, train=train, rngs=rngs)), ()  # type: ignore[operator]
     carry = jax.tree.map(lambda part: jnp.where(batch["reset"][:, None], 0, part), carry)

@@ -13,6 +13,7 @@ from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.model_output import logits_of
 from jaxmodels.shared.tasks import Task
 from torchref.models import CharRNN
+from torchref.models.gpt2 import GPT2
 from torchref.objective import make_objective
 from torchref.optim import prepare_gradients, set_learning_rate
 
@@ -43,11 +44,16 @@ def forward(
     """(outputs, carry), with convolutions and linear layers in the task's precision.
 
     Where the batch's "reset" (B,) is true, a row's carry starts at zero. The carry is detached:
-    backpropagation ends with the batch.
+    backpropagation ends with the batch. With "start" () a GPT-2 reads the tokens from that place
+    on, and its cache is what it carries.
     """
     inputs = [batch[name] for name in family_of(task).INPUTS]
     bfloat16 = task.training.precision == "bfloat16"
     with torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=bfloat16):
+        if isinstance(model, GPT2) and "start" in batch:
+            cache = carry or model.initial_cache(len(inputs[0]), model.config.context_length)
+            output = model(*inputs, cache=cache, start=int(batch["start"]))
+            return output.logits, output.cache
         if not isinstance(model, CharRNN):
             return logits_of(model(*inputs)), None
         if carry is not None:

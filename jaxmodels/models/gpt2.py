@@ -87,6 +87,13 @@ class GPT2(nnx.Module):
         logits = self.logits(x) if self.config.head == "language-model" else None
         return ModelOutput(logits, x, attentions=attentions, cache=cache)
 
+    def initial_cache(self, rows: int, length: int) -> tuple[KeysValues, ...]:
+        """The cache of B rows before their first token, with `length` places."""
+        head_dim = self.config.hidden_dim // self.config.num_heads
+        shape = (rows, self.config.num_heads, length, head_dim)
+        zeros = jnp.zeros(shape, self.dtype or self.token_embedding.embedding.dtype)
+        return tuple(KeysValues(zeros, zeros) for _ in self.blocks)
+
     def logits(self, x: jax.Array) -> jax.Array:
         """x (B, T, C) -> (B, T, V)."""
         embedding = self.token_embedding.embedding[...]  # (V, C)

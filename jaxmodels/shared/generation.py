@@ -29,7 +29,7 @@ def make_decoder(task: Task, predict: Predict) -> tuple[Step, Select, State]:
     if isinstance(task.model, CharRNNConfig):
         return _carrying_decoder(predict)
     assert isinstance(task.data, TextDataConfig)
-    return _rereading_decoder(predict, task.data.sequence_length)
+    return _caching_decoder(predict, task.data.sequence_length)
 
 
 def _carrying_decoder(predict: Predict) -> tuple[Step, Select, State]:
@@ -48,19 +48,31 @@ def _carrying_decoder(predict: Predict) -> tuple[Step, Select, State]:
     return step, select, None
 
 
-def _rereading_decoder(predict: Predict, context_length: int) -> tuple[Step, Select, State]:
-    """The state is the text so far, of which the model reads the last `context_length` anew."""
+def _caching_decoder(predict: Predict, context_length: int) -> tuple[Step, Select, State]:
+    """The state is the text so far, and the model's keys and values of it.
+
+    Beyond `context_length` the model reads the last of the text anew for every token: each has
+    another position than before, so that nothing kept would hold.
+    """
 
     def step(state: State, tokens: np.ndarray) -> tuple[np.ndarray, State]:
-        text = tokens[:, None] if state is None else np.append(state, tokens[:, None], axis=1)
+        text, cache = state or (tokens[:, None][:, :0], None)
+        text = np.append(text, tokens[:, None], axis=1)
+        if text.shape[1] <= context_length:
+            batch = {"tokens": tokens[:, None], "start": np.array(text.shape[1] - 1, np.int32)}
+            outputs, cache = predict(batch, cache)  # (B, 1, V)
+            return outputs[:, 0], (text, cache)
         text = text[:, -context_length:]
-        # One shape throughout; what follows the last token is hidden from it.
-        padded = np.pad(text, ((0, 0), (0, context_length - text.shape[1])))
-        outputs, _ = predict({"tokens": padded}, None)  # (B, T, V)
-        return outputs[:, text.shape[1] - 1], text
+        outputs, _ = predict({"tokens": text}, None)  # (B, T, V)
+        return outputs[:, -1], (text, None)
 
     def select(state: State, rows: np.ndarray) -> State:
-        return None if state is None else state[rows]
+        if state is None:  # before the first token all rows are alike
+            return None
+        text, cache = state
+        if cache is not None:
+            cache = tuple(type(layer)(*(part[rows] for part in layer)) for layer in cache)
+        return text[rows], cache
 
     return step, select, None
 

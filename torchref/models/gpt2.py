@@ -80,6 +80,13 @@ class GPT2(nn.Module):
         logits = self.logits(x) if self.config.head == "language-model" else None
         return ModelOutput(logits, x, attentions=attentions, cache=cache)
 
+    def initial_cache(self, rows: int, length: int) -> tuple[KeysValues, ...]:
+        """The cache of B rows before their first token, with `length` places."""
+        head_dim = self.config.hidden_dim // self.config.num_heads
+        shape = (rows, self.config.num_heads, length, head_dim)
+        zeros = self.token_embedding.weight.new_zeros
+        return tuple(KeysValues(zeros(shape), zeros(shape)) for _ in self.blocks)
+
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """x (B, T, C) -> (B, T, V)."""
         return F.linear(x, self.token_embedding.weight)
