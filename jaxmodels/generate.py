@@ -21,6 +21,7 @@ from flax import nnx
 
 from jaxmodels.models.attention import KeysValues
 from jaxmodels.models.gpt2 import GPT2
+from jaxmodels.shared.configs import GPT2Config
 from jaxmodels.shared.prompts import GenerationOptions, Prompts, read_prompts
 from jaxmodels.state import Leaves, merge, split
 
@@ -52,7 +53,7 @@ class Inputs(NamedTuple):
 
     params: Leaves
     rest: Leaves
-    mask: jax.Array  # (B, S) int32, 0 where the prompt is padded, of all places of the cache
+    mask: np.ndarray  # (B, S) int32, 0 where the prompt is padded, of all places of the cache
     limit: int  # max_new_tokens
     eos: np.ndarray  # (E,) int32
     padding: int
@@ -66,7 +67,7 @@ class Inputs(NamedTuple):
 class Text(NamedTuple):
     """B rows after their newest token."""
 
-    count: jax.Array  # of new tokens
+    written: jax.Array  # of new tokens
     token: jax.Array  # (B,) int32
     done: jax.Array  # (B,) bool
     seen: jax.Array | None  # (B, V) bool, the tokens that the repetition penalty falls on
@@ -76,7 +77,7 @@ class Text(NamedTuple):
 class Beams(NamedTuple):
     """K texts of each of B rows that still run, and the best K that are finished."""
 
-    count: jax.Array
+    written: jax.Array
     running: jax.Array  # (B, K, N) int32, the new tokens
     running_scores: jax.Array  # (B, K) float32, log probabilities
     finished: jax.Array  # (B, K, N) int32
@@ -184,7 +185,7 @@ def stream(
     return tokens_as_chosen()
 
 
-def gumbel_noise(key: jax.Array, count: jax.Array | int, shape: tuple[int, int]) -> jax.Array:
+def gumbel_noise(key: jax.Array, count: jax.Array | int, shape: tuple[int, ...]) -> jax.Array:
     """(B, V) float32 standard Gumbel: what is added to the scores of new token `count`.
 
     The highest sum is a draw from the scores' softmax (Gumbel 1954).
@@ -195,10 +196,12 @@ def gumbel_noise(key: jax.Array, count: jax.Array | int, shape: tuple[int, int])
 def _prepare(
     model: nnx.Module, input_ids: Any, attention_mask: Any, options: GenerationOptions
 ) -> tuple[Program, Inputs, Prompts]:
-    prompts = read_prompts(input_ids, attention_mask, getattr(model, "config", None), options)
+    config = getattr(model, "config", None)
+    prompts = read_prompts(input_ids, attention_mask, config, options)
+    assert isinstance(config, GPT2Config)  # or the prompts had been refused
     graphdef, params, rest = split(model)
     sampled = options.do_sample
-    top_k = min(options.top_k, model.config.vocabulary_size) if options.top_k else None
+    top_k = min(options.top_k, config.vocabulary_size) if options.top_k else None
     inputs = Inputs(
         params,
         rest,
@@ -224,16 +227,16 @@ def _write(
     def body(carry: tuple[Text, jax.Array]) -> tuple[Text, jax.Array]:
         text, new = carry
         text = _continue(program, inputs, text)
-        return text, new.at[:, text.count - 1].set(text.token)
+        return text, new.at[:, text.written - 1].set(text.token)
 
     text = _begin(program, inputs, tokens, seen)
     new = jnp.full((len(tokens), program.capacity), inputs.padding, jnp.int32)
     text, new = jax.lax.while_loop(
-        lambda carry: (carry[0].count < inputs.limit) & ~carry[0].done.all(),
+        lambda carry: (carry[0].written < inputs.limit) & ~carry[0].done.all(),
         body,
         (text, new.at[:, 0].set(text.token)),
     )
-    return new, text.count
+    return new, text.written
 
 
 @partial(jax.jit, static_argnums=0)
@@ -247,7 +250,7 @@ def _begin(program: Program, inputs: Inputs, tokens: jax.Array, seen: jax.Array 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _continue(program: Program, inputs: Inputs, text: Text) -> Text:
     """Reads the newest tokens and chooses the next."""
-    logits, cache = _step(program, inputs, text.token, text.count, text.cache)
+    logits, cache = _step(program, inputs, text.token, text.written, text.cache)
     return _choose(program, inputs, logits, text._replace(cache=cache))
 
 
@@ -301,16 +304,16 @@ def _logits(model: GPT2, x: jax.Array) -> jax.Array:
 
 def _penalise(inputs: Inputs, scores: jax.Array, seen: jax.Array | None) -> jax.Array:
     """scores (B, V), with those of tokens that were seen (B, V) made less."""
-    if seen is None:
-        return scores
     penalty = inputs.repetition_penalty
+    if seen is None or penalty is None:
+        return scores
     return jnp.where(seen, jnp.where(scores < 0, scores * penalty, scores / penalty), scores)
 
 
 def _choose(program: Program, inputs: Inputs, logits: jax.Array, text: Text) -> Text:
     """logits (B, V) -> the text with one token more; a row that has ended gets padding."""
     scores = _penalise(inputs, logits, text.seen)
-    if inputs.key is not None:
+    if inputs.key is not None and inputs.temperature is not None:
         scores = scores / inputs.temperature
         if program.top_k is not None:
             last = jax.lax.top_k(scores, program.top_k)[0][:, -1:]
@@ -321,11 +324,11 @@ def _choose(program: Program, inputs: Inputs, logits: jax.Array, text: Text) -> 
             first = jnp.minimum(removed.sum(axis=1, keepdims=True), scores.shape[1] - 1)
             last = jnp.take_along_axis(ascending, first, axis=1)
             scores = jnp.where(scores < last, -jnp.inf, scores)
-        scores = scores + gumbel_noise(inputs.key, text.count, scores.shape)
+        scores = scores + gumbel_noise(inputs.key, text.written, scores.shape)
     token = jnp.where(text.done, inputs.padding, scores.argmax(axis=1).astype(jnp.int32))
     seen = None if text.seen is None else text.seen.at[jnp.arange(len(token)), token].set(True)
     done = text.done | _is_eos(inputs, token)
-    return Text(text.count + 1, token, done, seen, text.cache)
+    return Text(text.written + 1, token, done, seen, text.cache)
 
 
 def _is_eos(inputs: Inputs, tokens: jax.Array) -> jax.Array:
@@ -344,7 +347,7 @@ def _search(
     )
     texts = jnp.full((batch, beams, program.capacity), inputs.padding, jnp.int32)
     start = Beams(
-        count=jnp.int32(0),
+        written=jnp.int32(0),
         running=texts,
         # All K have read the same prompt: only the first may be extended.
         running_scores=jnp.full((batch, beams), NEVER, jnp.float32).at[:, 0].set(0),
@@ -359,8 +362,8 @@ def _search(
     )
 
     def body(state: Beams) -> Beams:
-        newest = jax.lax.dynamic_index_in_dim(state.running, state.count - 1, 2)  # (B, K, 1)
-        logits, cache = _step(program, inputs, newest.reshape(-1), state.count, state.cache)
+        newest = jax.lax.dynamic_index_in_dim(state.running, state.written - 1, 2)  # (B, K, 1)
+        logits, cache = _step(program, inputs, newest.reshape(-1), state.written, state.cache)
         return _extend(program, inputs, logits, state._replace(cache=cache))
 
     state = jax.lax.while_loop(
@@ -384,8 +387,8 @@ def _extend(program: Program, inputs: Inputs, logits: jax.Array, state: Beams) -
     scores = scores.reshape(batch, beams, -1) + state.running_scores[:, :, None]  # (B, K, V)
     scores, indexes = jax.lax.top_k(scores.reshape(batch, -1), candidates)  # (B, M)
     parents, tokens = jnp.divmod(indexes, logits.shape[1])
-    texts = _take(state.running, parents).at[:, :, state.count].set(tokens)  # (B, M, N)
-    count = state.count + 1
+    texts = _take(state.running, parents).at[:, :, state.written].set(tokens)  # (B, M, N)
+    count = state.written + 1
     ends = _is_eos(inputs, tokens) | (count >= inputs.limit)  # (B, M)
 
     open_scores = scores + ends * jnp.float32(NEVER)

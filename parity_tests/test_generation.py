@@ -169,10 +169,9 @@ def test_logits_through_the_cache_are_those_of_the_whole_text(framework: str, mo
     shape = (3, CONFIG.num_heads, places, CONFIG.hidden_dim // CONFIG.num_heads)
     with jax.enable_x64(True), torch.no_grad():
         flax = framework == "flax"
-        asarray, zeros = (jnp.asarray, jnp.zeros) if flax else (torch.from_numpy, torch.zeros)
-        dtype = jnp.float64 if flax else torch.float64
+        asarray: Any = jnp.asarray if flax else torch.from_numpy
         cache = tuple(
-            KeysValues(*(zeros(shape, dtype=dtype) for _ in range(2)))
+            KeysValues(*(asarray(np.zeros(shape)) for _ in range(2)))
             for _ in range(CONFIG.num_layers)
         )
         whole = np.asarray(model(asarray(ids)).logits)
@@ -192,28 +191,34 @@ def test_padding_on_the_right_is_moved_to_the_left(framework: str, models: Any) 
     assert np.array_equal(left, right)
 
 
+def _compiled(function: Any) -> int:
+    """How many programs a jitted function has compiled."""
+    return function._cache_size()
+
+
 def test_other_lengths_prompts_seeds_and_models_compile_nothing_anew() -> None:
     model, again = fresh_model(1), fresh_model(2)
-    options = {"do_sample": True, "temperature": 0.9, "top_k": 9, "top_p": 0.9, "eos_token_id": 5}
-    searched = {"num_beams": 2, "eos_token_id": 5}
+    options: dict[str, Any] = {"do_sample": True, "temperature": 0.9, "top_k": 9}
+    options |= {"top_p": 0.9, "eos_token_id": 5}
+    searched: dict[str, Any] = {"num_beams": 2, "eos_token_id": 5}
     for kind, function in ((options, flax_generate._write), (searched, flax_generate._search)):
         flax_generate.generate(model, np.ones((2, 5), int), max_new_tokens=9, **kind)
-        size = function._cache_size()
+        size = _compiled(function)
         for other, length, new in ((model, 8, 16), (again, 7, 12)):
             changes = {"seed": length, "temperature": 0.7, "top_p": 0.8} if kind is options else {}
             ids = np.full((2, length), 4)
             flax_generate.generate(other, ids, max_new_tokens=new, **(kind | changes))
-        assert function._cache_size() == size
+        assert _compiled(function) == size
         flax_generate.generate(model, np.ones((2, 9), int), max_new_tokens=9, **kind)
-        assert function._cache_size() == size + 1  # another bucket
+        assert _compiled(function) == size + 1  # another bucket
 
 
 def test_a_stream_compiles_one_step_for_all_positions() -> None:
     model = fresh_model(1)
     list(flax_generate.stream(model, np.ones((1, 5), int), max_new_tokens=9))
-    size = flax_generate._continue._cache_size()
+    size = _compiled(flax_generate._continue)
     list(flax_generate.stream(model, np.ones((1, 8), int), max_new_tokens=16))
-    assert flax_generate._continue._cache_size() == size
+    assert _compiled(flax_generate._continue) == size
 
 
 SAMPLED: dict[str, Any] = {
@@ -275,8 +280,9 @@ def test_kept_tokens_and_their_shares_are_transformers_own(options: Any, models:
     }
     kinds = [kind(options[name]) for name, kind in made.items() if name in options]
     with torch.no_grad():
-        logits = models["hub"](torch.from_numpy(ids[:1])).logits[:, -1].float()
-    shares = LogitsProcessorList(kinds)(torch.from_numpy(ids[:1]), logits).softmax(-1)[0].numpy()
+        hub_model: Any = models["hub"]
+        logits = hub_model(torch.from_numpy(ids[:1])).logits[:, -1].float()
+    shares = LogitsProcessorList(kinds)(torch.from_numpy(ids[:1]), logits).softmax(-1)[0].numpy()  # type: ignore[arg-type]
     options = {"do_sample": True, **options, "max_new_tokens": 1}
     drawn = written("flax", models, ids, **options)[:, -1]
     found = np.bincount(drawn, minlength=CONFIG.vocabulary_size) / rows
@@ -289,8 +295,8 @@ def test_bfloat16_writes_text() -> None:
     model = fresh_model(1)
     wide = flax_generate.generate(model, ids, mask, max_new_tokens=NEW)
     for narrow in (cast(model, jnp.bfloat16), jaxmodels.create(CONFIG, dtype=jnp.bfloat16)):
-        for options in ({}, {"num_beams": 2}):
-            text = flax_generate.generate(narrow, ids, mask, max_new_tokens=NEW, **options)
+        for options in (dict[str, Any](), {"num_beams": 2}):
+            text = flax_generate.generate(narrow, ids, mask, max_new_tokens=NEW, **options)  # type: ignore[arg-type]
             assert text.shape == wide.shape
 
 
