@@ -15,9 +15,12 @@ from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.data.image_batches import normalise
 from jaxmodels.shared.data.images import ImageDataConfig, read_image
 from jaxmodels.shared.data.reviews import ReviewDataConfig, encode_reviews
+from jaxmodels.shared.data.subwords import SubwordDataConfig, encode_subwords
+from jaxmodels.shared.data.subwords import inputs as subword_inputs
 from jaxmodels.shared.data.text import TextDataConfig
 from jaxmodels.shared.families.images import read_normalisation
 from jaxmodels.shared.families.reviews import read_vocabulary
+from jaxmodels.shared.families.subwords import read_tokenizer
 from jaxmodels.shared.metrics import log_softmax
 from jaxmodels.shared.tasks import Task
 
@@ -62,6 +65,13 @@ def read_inputs(task: Task, folder: Path, inputs: list[str]) -> tuple[Batch, tup
             _check_review(text)
         tokens, lengths = encode_reviews(inputs, vocabulary, task.data)
         return {"tokens": tokens, "lengths": lengths}, class_names
+    if isinstance(task.data, SubwordDataConfig):
+        tokenizer, class_names = read_tokenizer(folder)
+        for text in inputs:
+            _check_review(text)
+        padding = task.model.padding_id  # type: ignore[union-attr]
+        encoded = encode_subwords(inputs, tokenizer, task.data, padding_id=padding)
+        return subword_inputs(*encoded), class_names
     mend = "; generate.py continues texts" if isinstance(task.data, TextDataConfig) else ""
     raise ValueError(f"{folder} holds a run of {task.name}, which classifies nothing{mend}")
 
