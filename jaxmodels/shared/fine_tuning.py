@@ -52,9 +52,9 @@ def with_checkpoint(task: Task, pretrained: str, folder: Path, *, resume: bool) 
     task = dataclasses.replace(task, data=dataclasses.replace(task.data, pretrained=pretrained))
     changed = _changed_fields(task)
     if resume and (folder / "run.json").exists():
-        return dataclasses.replace(
-            task, model=dataclasses.replace(runs.load(folder).task.model, **changed)
-        )
+        model = runs.load(folder).task.model
+        if isinstance(model, BERTConfig):  # else the run is another task's, as will be said
+            return dataclasses.replace(task, model=dataclasses.replace(model, **changed))
     path = find_folder(pretrained) / "config.json"
     content = read_json(path)
     try:
@@ -67,7 +67,7 @@ def with_checkpoint(task: Task, pretrained: str, folder: Path, *, resume: bool) 
             "RoBERTa or DistilBERT, such as distilbert-base-uncased"
         )
     for name, value in changed.items():
-        if name not in _FREE:
+        if name not in _FREE and value != getattr(config, name):
             raise ValueError(
                 f"--model.{name.replace('_', '-')} {value} contradicts {path}, which has "
                 f"{getattr(config, name)}; leave it out"
@@ -86,9 +86,7 @@ def starting_weights(
     Raises:
         ValueError: the checkpoint's tensors are not the model's.
     """
-    changes: dict[str, Any] = {
-        name: getattr(task.model, name) for name in ("head", "num_classes", *_FREE)
-    }
+    changes = {name: getattr(task.model, name) for name in ("head", "num_classes")}
     checkpoint = open_checkpoint(find_folder(checkpoint_of(task)), **changes)
     tensors, missing = checkpoint.match({name: value.shape for name, value in own.items()})
     return read_all(tensors) | {name: own[name] for name in missing}, missing

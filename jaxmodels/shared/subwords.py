@@ -1,4 +1,4 @@
-"""Texts to token ids as a pretrained encoder wants them: the tokenizer that lies beside its weights.
+"""Texts to token ids as an encoder wants them, by the tokenizer that lies beside its weights.
 
 >>> tokenizer = open_tokenizer(Path("all-MiniLM-L6-v2"))
 >>> tokenizer.encode(["Not bad."], max_length=192, truncate="head-tail")

@@ -154,8 +154,8 @@ def _bucketed(
 ) -> np.ndarray:
     """The shuffled rows of an epoch, whole batches of them, so that similar lengths meet.
 
-    Each window of batches is sorted by length, ties as they were shuffled, and cut into batches; the
-    epoch's batches are then shuffled, or every window would go from short rows to long ones.
+    Each window of batches is sorted by length, ties as they were shuffled, and cut into batches.
+    The epoch's batches are then shuffled, or every window would go from short rows to long ones.
     """
     size = _WINDOW * batch_size
     windows = [rows[start : start + size] for start in range(0, len(rows), size)]
