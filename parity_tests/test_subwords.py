@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tokenizers
+import torch
 
 import torchref
 from jaxmodels.shared.command_line import load_engine
@@ -84,7 +86,12 @@ def checkpoint(folder: Path, *, family: str = "bert", seed: int = 7, **changes: 
         "distilbert": {"type_vocabulary_size": 0},
     }[family]
     config = dataclasses.replace(MODEL, family=family, **(own | changes))  # type: ignore[arg-type]
-    torchref.save_pretrained(torchref.create(config, seed=seed), config, folder)
+    model = torchref.create(config, seed=seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter *= 8  # fresh, every model's loss is log 2
+    torchref.save_pretrained(model, config, folder)
     return (byte_pairs if family == "roberta" else word_pieces)(folder)
 
 
@@ -228,7 +235,7 @@ def test_both_frameworks_fine_tune_alike(family: str, tmp_path: Path) -> None:
     other = checkpoint(tmp_path / "other", family=family, seed=8)
     train(source, tmp_path / "control", "--engine", "torch", "--pretrained", other)
     control = [row["train_loss"] for row in history(tmp_path / "control")]
-    assert abs(control[0] / rows["torch"][0] - 1) > 1e-3, "other weights would not show"
+    assert abs(control[0] / rows["torch"][0] - 1) > 1e-2, "other weights would not show"
 
 
 def test_run_needs_nothing_but_its_folder(tmp_path: Path) -> None:
@@ -254,6 +261,16 @@ def test_run_needs_nothing_but_its_folder(tmp_path: Path) -> None:
     code, output, errors = call("predict", stopped, "A good, warm film", "dull " * 30)
     assert code == 0, errors
     assert output.count("positive") == output.count("negative") == 2
+    page = tmp_path / "attention.html"
+    code, _, errors = call("predict", stopped, "A <i>good</i> king & sea", "--attention", page)
+    assert code == 0, errors
+    shown = re.findall(r"title='([\d.]+)'>([^<]+)<", page.read_text())
+    tokens = ["[CLS]", "a", "good", "king", "[UNK]", "sea", "[SEP]"]
+    rows = [shown[start : start + 7] for start in range(0, len(shown), 7)]
+    assert len(rows) == 1 + 2 * (1 + 3)  # all heads; of each layer the mean and each head
+    assert all([token for _, token in row] == tokens for row in rows)
+    assert all(abs(sum(float(weight) for weight, _ in row) - 1) < 1e-3 for row in rows)
+    assert len({tuple(row) for row in rows}) == len(rows)
 
 
 def rewind(run: Path, source: Path, flags: tuple) -> None:

@@ -62,8 +62,9 @@ class SubwordTokenizer:
         return encoded
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
-        """Each id as people read it; a space before a token of BPE is kept."""
-        return [self.library.id_to_token(int(token)) or "" for token in ids]
+        """Each id as people read it, special ones too."""
+        whole = [self.library.decode([int(token)], skip_special_tokens=False) for token in ids]
+        return [text.strip() or "\N{OPEN BOX}" for text in whole]
 
     def content(self) -> str:
         """What `open_tokenizer` reads as tokenizer.json."""
