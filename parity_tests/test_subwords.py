@@ -196,7 +196,7 @@ def test_batches_by_length_are_a_function_of_seed_and_step() -> None:
 
 def test_reviews_that_are_trained_on_can_be_limited(tmp_path: Path) -> None:
     source = str(review_file(tmp_path / "reviews.csv"))
-    sizes = {"context_length": 13, "padding_id": 0}
+    sizes: dict[str, Any] = {"context_length": 13, "padding_id": 0}
     config = SubwordDataConfig(split="7:1:2", max_length=9, max_training_reviews=40)
     whole = load_subwords(source, dataclasses.replace(config, max_training_reviews=0), **sizes)
     some, other = (
@@ -235,7 +235,7 @@ def test_both_frameworks_fine_tune_alike(family: str, tmp_path: Path) -> None:
     other = checkpoint(tmp_path / "other", family=family, seed=8)
     train(source, tmp_path / "control", "--engine", "torch", "--pretrained", other)
     control = [row["train_loss"] for row in history(tmp_path / "control")]
-    assert abs(control[0] / rows["torch"][0] - 1) > 1e-2, "other weights would not show"
+    assert abs(control[0] / rows["torch"][0] - 1) > 1e-3, "other weights would not show"
 
 
 def test_run_needs_nothing_but_its_folder(tmp_path: Path) -> None:
