@@ -184,6 +184,11 @@ def test_schedules_at_known_points() -> None:
     expected = [1.0] * 4 + [0.1] * 2 + [0.01] * 3  # progress 4/8 is a milestone passed
     assert rates(step, 9, 1.0) == pytest.approx(expected)
     assert rates(ScheduleConfig(), 3, 0.7) == [0.7] * 3
+    linear = ScheduleConfig(name="linear", warmup_fraction=0.4, final_scale=0.1)
+    down = [0.85, 0.7, 0.55, 0.4, 0.25, 0.1]  # 1 at progress 0.4, 0.1 at 1
+    assert rates(linear, 11, 2.0) == pytest.approx(
+        [2 * rate for rate in [0.25, 0.5, 0.75, 1.0, 1.0, *down]]
+    )
     warm = ScheduleConfig(name="cosine", warmup_fraction=0.4)
     assert rates(warm, 11, 1.0)[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
     assert rates(warm, 11, 1.0)[7] == pytest.approx(0.5)  # halfway down

@@ -298,6 +298,13 @@ def test_every_tasks_own_recipe_is_within_its_space(name: str) -> None:
     assert changed == with_settings(task, optimizer={"learning_rate": 0.5})
 
 
+def test_sizes_of_a_checkpoint_are_not_searched() -> None:
+    task = TASKS["imdb-bert"]
+    assert "model.hidden_dim" in tuning.space_of(task)
+    fine_tuned = tuning.space_of(with_settings(task, data={"pretrained": "a-checkpoint"}))
+    assert {name for name in fine_tuned if name.startswith("model.")} == {"model.dropout_rate"}
+
+
 def test_batch_beyond_the_data_is_not_tried() -> None:
     task = TASKS["cifar10-logistic"]
 

@@ -1,7 +1,10 @@
 """Classifies with a finished run: python scripts/predict.py DIR INPUT [INPUT ...] [--top N]
 
+usage: predict.py DIR INPUT [INPUT ...] [--engine flax|torch] [--top N] [--attention FILE]
+
 An input is an image file (cropped to a centre square and resized), or, for a run on reviews, a
-text. One line for each input and class, the likeliest first: input, class, probability.
+text. One line for each input and class, the likeliest first: input, class, probability. With
+--attention, a run of BERT also writes an HTML page of what its first token attends to.
 """
 
 import argparse
@@ -10,14 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxmodels.shared.attention_page import AttendedText, write_attention_page
 from jaxmodels.shared.command_line import load_engine, run_script
 from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.data.image_batches import normalise
 from jaxmodels.shared.data.images import ImageDataConfig, read_image
 from jaxmodels.shared.data.reviews import ReviewDataConfig, encode_reviews
+from jaxmodels.shared.data.subwords import SubwordDataConfig, encode_subwords
+from jaxmodels.shared.data.subwords import inputs as subword_inputs
 from jaxmodels.shared.data.text import TextDataConfig
 from jaxmodels.shared.families.images import read_normalisation
 from jaxmodels.shared.families.reviews import read_vocabulary
+from jaxmodels.shared.families.subwords import read_tokenizer
 from jaxmodels.shared.metrics import log_softmax
 from jaxmodels.shared.tasks import Task
 
@@ -30,11 +37,19 @@ def main() -> None:
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, or texts")
     parser.add_argument("--engine", choices=("flax", "torch"), help="default: the run's own")
     parser.add_argument("--top", type=int, default=3, help="classes an input [default: 3]")
+    parser.add_argument(
+        "--attention", type=Path, metavar="FILE", help="write the attention of BERT as HTML"
+    )
     arguments = parser.parse_args()
     if arguments.top < 1:
         raise ValueError(f"--top {arguments.top} must be at least 1")
 
     run, engine = load_engine(arguments.folder, arguments.engine)
+    if arguments.attention and not isinstance(run.task.data, SubwordDataConfig):
+        raise ValueError(
+            f"--attention: {arguments.folder} holds a run of {run.task.name}; expected one of "
+            "BERT, such as imdb-bert trains; leave it out"
+        )
     batch, class_names = read_inputs(run.task, arguments.folder, arguments.inputs)
     size = run.task.training.evaluation_batch_size
     logits = np.concatenate(
@@ -47,6 +62,42 @@ def main() -> None:
     for text, row in zip(arguments.inputs, probabilities, strict=True):
         for index in np.argsort(-row)[: arguments.top]:
             print(f"{_label(text)}  {class_names[index]}  {row[index]:.4f}")
+    if arguments.attention:
+        titles = [
+            f"{class_names[row.argmax()]} {row.max():.4f}: {_label(text)}"
+            for text, row in zip(arguments.inputs, probabilities, strict=True)
+        ]
+        name = arguments.engine or ("flax" if run.engine == "flax" else "torch")
+        texts = attended(arguments.folder, name, batch, titles)
+        write_attention_page(arguments.attention, str(arguments.folder), texts)
+        print(f"written: {arguments.attention}")
+
+
+def attended(folder: Path, engine: str, batch: Batch, titles: list[str]) -> list[AttendedText]:
+    """What the first token of each row attends to, in each layer and head."""
+    if engine == "flax":
+        from jaxmodels import from_pretrained
+
+        model, convert = from_pretrained(folder), np.asarray
+    else:
+        import torch
+
+        from torchref import from_pretrained
+
+        model, convert = from_pretrained(folder), torch.from_numpy
+    tokenizer, _ = read_tokenizer(folder)
+    texts = []
+    for row, title in enumerate(titles):
+        length = int(batch["attention_mask"][row].sum())
+        ids = batch["input_ids"][row, :length]
+        output = model(convert(ids[None]), output_attentions=True)  # type: ignore[operator]
+        # One row a layer, (1, H, T, T).
+        layers = [layer[0, :, 0] for layer in output.attentions]
+        weights = np.stack(
+            [np.asarray(x.detach() if hasattr(x, "detach") else x) for x in layers]
+        )  # (layers, H, T)
+        texts.append(AttendedText(title, tokenizer.tokens(ids.tolist()), weights))
+    return texts
 
 
 def read_inputs(task: Task, folder: Path, inputs: list[str]) -> tuple[Batch, tuple[str, ...]]:
@@ -62,6 +113,13 @@ def read_inputs(task: Task, folder: Path, inputs: list[str]) -> tuple[Batch, tup
             _check_review(text)
         tokens, lengths = encode_reviews(inputs, vocabulary, task.data)
         return {"tokens": tokens, "lengths": lengths}, class_names
+    if isinstance(task.data, SubwordDataConfig):
+        tokenizer, class_names = read_tokenizer(folder)
+        for text in inputs:
+            _check_review(text)
+        padding = task.model.padding_id  # type: ignore[union-attr]
+        encoded = encode_subwords(inputs, tokenizer, task.data, padding_id=padding)
+        return subword_inputs(*encoded), class_names
     mend = "; generate.py continues texts" if isinstance(task.data, TextDataConfig) else ""
     raise ValueError(f"{folder} holds a run of {task.name}, which classifies nothing{mend}")
 

@@ -1,7 +1,7 @@
 """Trains a task on an engine: python scripts/train.py TASK --engine flax --out runs/first
 
 usage: train.py TASK [--engine flax|torch|lightning] [--source sample|hub|tfds|PATH] [--out DIR]
-                [--epochs N] [--batch-size N] [--seed N] [--resume]
+                [--epochs N] [--batch-size N] [--seed N] [--resume] [--pretrained PATH|HUB_ID]
                 [--optimizer.learning-rate 0.1 ...]
 
 The source is the embedded sample (no network) unless told otherwise; PATH is a local folder or file
@@ -27,6 +27,7 @@ from jaxmodels.shared.command_line import (
 )
 from jaxmodels.shared.data.batches import measure_throughput
 from jaxmodels.shared.families.registry import family_of
+from jaxmodels.shared.fine_tuning import checkpoint_of, with_checkpoint
 from jaxmodels.shared.loop import evaluate
 from jaxmodels.shared.outputs import describe, final_split, write_results
 from jaxmodels.shared.run import Run
@@ -55,6 +56,10 @@ class Arguments(TaskArguments):
     """Short for --training.batch-size."""
     seed: Annotated[int | None, _TASKS_OWN] = None
     """Short for --training.seed."""
+    pretrained: Annotated[
+        str | None, tyro.conf.arg(metavar="PATH|HUB_ID", help_behavior_hint="(default: none)")
+    ] = None
+    """A folder or the Hub's id of the model to fine-tune; its config becomes the task's."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
     """Continue the run in --out from its last checkpoint, exactly."""
 
@@ -64,6 +69,9 @@ def main() -> None:
     arguments = parse(Arguments(**settings_of(task)), sys.argv[2:], prog=f"train.py {task.name}")
     task = with_arguments(task, arguments, shortcuts=("epochs", "batch_size", "seed"))
     folder = arguments.out or Path("runs") / f"{task.name}-{arguments.engine}"
+    pretrained = arguments.pretrained or checkpoint_of(task)
+    if pretrained:
+        task = with_checkpoint(task, pretrained, folder, resume=arguments.resume)
     train(task, arguments.engine, arguments.source, folder, resume=arguments.resume)
 
 
@@ -77,7 +85,8 @@ def train(task: Task, engine_name: EngineName, source: str, folder: Path, *, res
                 "run: pip install 'jaxmodels[report]'"
             )
     family = family_of(task)
-    data = family.load(source, task)
+    own = resume and checkpoint_of(task) and (folder / "run.json").exists()
+    data = family.load(source, task, folder if own else None)  # the checkpoint may be gone by now
     steps = family.steps_per_epoch(task, data)
     training = prepare(Run(task, engine_name, source), data, folder, resume=resume)
     print(

@@ -194,7 +194,7 @@ def evaluate(task: Task, data: Any, split: SplitName, predict: Predict) -> Evalu
     family = family_of(task)
     loss = metric = count = 0.0
     carry: Any = None
-    kept = []
+    kept, rows = [], []
     for batch in family.evaluation_batches(task, data, split):
         outputs, carry = predict(batch, carry)
         valid = batch["mask"] > 0
@@ -204,5 +204,7 @@ def evaluate(task: Task, data: Any, split: SplitName, predict: Predict) -> Evalu
         count += int(valid.sum())
         if family.KEEP_OUTPUTS:
             kept.append(outputs[valid])
-    outputs = np.concatenate(kept) if kept else None
+            rows.append(batch["index"][valid])
+    # A family may batch its examples in another order, such as that of their lengths.
+    outputs = np.concatenate(kept)[np.argsort(np.concatenate(rows))] if kept else None
     return Evaluation(loss / count, metric / count, int(count), outputs)

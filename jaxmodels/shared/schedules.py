@@ -7,7 +7,9 @@ number to their optimizer, so a schedule cannot differ between them (torch's `On
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+ScheduleName = Literal["constant", "step", "linear", "cosine", "one-cycle"]
 
 
 @dataclass(frozen=True)
@@ -15,12 +17,13 @@ class ScheduleConfig:
     """A factor on the optimizer's peak rate, as a function of progress in [0, 1].
 
     constant: 1. step: `decay_factor` to the number of `milestones` passed (He et al. 2016).
+    linear: a straight line from 1 to `final_scale` (Devlin et al. 2019).
     cosine: half a cosine from 1 to `final_scale` (Loshchilov & Hutter 2017). one-cycle: a cosine
     from `initial_scale` up to 1 over the warm-up, then down to `final_scale` (Smith & Topin 2018).
     All but one-cycle rise linearly over `warmup_fraction` first.
     """
 
-    name: Literal["constant", "step", "cosine", "one-cycle"] = "constant"
+    name: ScheduleName = "constant"
     warmup_fraction: float = 0.0
     initial_scale: float = 0.04
     final_scale: float = 0.0
@@ -28,9 +31,9 @@ class ScheduleConfig:
     decay_factor: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.name not in ("constant", "step", "cosine", "one-cycle"):
+        if self.name not in get_args(ScheduleName):
             raise ValueError(
-                f"schedule.name {self.name!r} must be constant, step, cosine or one-cycle"
+                f"schedule.name {self.name!r} must be one of {', '.join(get_args(ScheduleName))}"
             )
         if not 0 <= self.warmup_fraction < 1:
             raise ValueError(f"schedule.warmup_fraction {self.warmup_fraction} must be in [0, 1)")
@@ -52,6 +55,8 @@ def learning_rate(schedule: ScheduleConfig, peak: float, step: int, total_steps:
     fall = (progress - warmup) / (1 - warmup)
     if schedule.name in ("cosine", "one-cycle"):
         return peak * _cosine(1.0, schedule.final_scale, fall)
+    if schedule.name == "linear":
+        return peak * (1 + (schedule.final_scale - 1) * fall)
     if schedule.name == "step":
         return peak * schedule.decay_factor ** sum(progress >= m for m in schedule.milestones)
     return peak

@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from jaxmodels.shared import run as runs
 from jaxmodels.shared.command_line import EngineName, make_engine, missing_extra
 from jaxmodels.shared.families.registry import family_of
+from jaxmodels.shared.fine_tuning import checkpoint_of, starting_weights
 from jaxmodels.shared.hub.folder import save_checkpoint
 from jaxmodels.shared.loop import Engine, fit
 from jaxmodels.shared.run import Recorder, Run
@@ -23,10 +26,11 @@ def prepare(
     """Claims the folder for the run; what is returned trains, and leaves the final weights there.
 
     Raises:
-        ValueError: the engine is not installed or cannot train the task, or the folder is another
-            run's. All of that is found before the folder is claimed.
+        ValueError: the engine is not installed or cannot train the task, the checkpoint to start
+            from does not fit, or the folder is another run's. All of that is found before the
+            folder is claimed.
     """
-    fit_engine = choose_trainer(cast(EngineName, run.engine), run.task, folder)
+    fit_engine = choose_trainer(cast(EngineName, run.engine), run.task, folder, resume=resume)
     runs.start(folder, run, resume=resume, fitted=family_of(run.task).fitted_files(data))
 
     def train() -> tuple[Engine, Recorder]:
@@ -38,12 +42,15 @@ def prepare(
 
 
 def choose_trainer(
-    engine_name: EngineName, task: Task, folder: Path
+    engine_name: EngineName, task: Task, folder: Path, *, resume: bool = False
 ) -> Callable[[Any, bool], tuple[Engine, Recorder]]:
     """(data, resume) -> (engine with the final weights, history). Nothing is written before.
 
+    A task that starts from a checkpoint has its weights, unless it is resumed.
+
     Raises:
-        ValueError: the engine is not installed or cannot train the task.
+        ValueError: the engine is not installed or cannot train the task, or the checkpoint's
+            tensors are not the model's.
     """
     if engine_name == "lightning":  # which brings its own loop
         try:
@@ -51,6 +58,24 @@ def choose_trainer(
         except ModuleNotFoundError as error:
             raise ValueError(missing_extra(engine_name, error)) from None
         check_supported(task)
-        return lambda data, resume: fit_lightning(task, data, folder, resume=resume)
+        weights = None if resume else _pretrained(task, make_engine("torch", task, folder))
+        return lambda data, resume: fit_lightning(
+            task, data, folder, resume=resume, weights=weights
+        )
     engine = make_engine(engine_name, task, folder)
+    weights = None if resume else _pretrained(task, engine)
+    if weights is not None:
+        engine.load_weights(weights)
     return lambda data, resume: (engine, fit(task, data, engine, folder, resume=resume))
+
+
+def _pretrained(task: Task, engine: Engine) -> dict[str, np.ndarray] | None:
+    """The weights that the task starts from; says which of them are new. None: the engine's own."""
+    if not checkpoint_of(task):
+        return None
+    weights, drawn = starting_weights(task, engine.weights())
+    if drawn:
+        print(
+            f"{checkpoint_of(task)} has no {', '.join(drawn)}: drawn from seed {task.training.seed}"
+        )
+    return weights

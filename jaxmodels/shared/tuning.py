@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxmodels.shared.files import replaced
+from jaxmodels.shared.fine_tuning import checkpoint_of
 from jaxmodels.shared.run import NonFiniteLossError, Run, changed_fields, to_json
 from jaxmodels.shared.tasks import Task
 
@@ -68,6 +69,8 @@ SPACE: dict[str, Log | Uniform | Choice | Multiple] = {
     "model.num_layers": Choice((1, 2)),
 }
 
+_SIZES = ("model.hidden_dim", "model.num_layers")  # which a checkpoint dictates
+
 # What is kept of a trial, in the order of the columns: the lowest validation loss, the epoch that
 # had it, the loss after the last epoch, and what went wrong.
 _NOTHING = dict.fromkeys(("validation_loss", "epoch", "last_validation_loss", "error"))
@@ -80,7 +83,7 @@ def space_of(task: Task) -> "dict[str, BaseDistribution]":
     space: dict[str, BaseDistribution] = {}
     for name, kind in SPACE.items():
         own = own_values(task).get(name)
-        if own is None:
+        if own is None or (name in _SIZES and checkpoint_of(task)):
             continue
         if isinstance(kind, Log):
             space[name] = FloatDistribution(own / kind.factor, own * kind.factor, log=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -223,9 +224,16 @@ def _as_a_guest() -> Iterator[None]:
 
 
 def fit_lightning(
-    task: Task, data: Any, folder: Path, *, resume: bool
+    task: Task,
+    data: Any,
+    folder: Path,
+    *,
+    resume: bool,
+    weights: dict[str, np.ndarray] | None = None,
 ) -> tuple[TorchEngine, Recorder]:
     """Trains in Lightning's Trainer; returns a plain engine with the final weights, and history.
+
+    `weights` are those to start from, in torch's names and layout; None: drawn from the seed.
 
     Checkpoints are Lightning's own, `checkpoints/{last,best}.ckpt`, written at each epoch's end.
 
@@ -239,6 +247,8 @@ def fit_lightning(
     module = LitTask(task, total_steps=training.epochs * steps)
     engine = TorchEngine(task, folder)
     engine.model = module.model  # one model: the engine evaluates what Lightning trains
+    if weights is not None:
+        engine.load_weights(weights)
     recorder = Recorder(folder, training.early_stopping_patience)
     checkpoints = folder / "checkpoints"
     last, best = checkpoints / "last.ckpt", checkpoints / "best.ckpt"

@@ -27,6 +27,7 @@ MakeBatch = Callable[[np.ndarray, int], Batch]  # (rows (B,), epoch) -> the batc
 
 _READ_THREADS = 2
 _READ_AHEAD = 8  # batches
+_WINDOW = 50  # batches among which rows are put together by length
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
@@ -54,9 +55,11 @@ def shuffled_batches(
     start_step: int = 0,
     host: int = 0,
     num_hosts: int = 1,
+    lengths: np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """Endless batches of `num_examples` rows in a new order each epoch, from `start_step` on.
 
+    With `lengths` (N,), rows of similar length share a batch, so that little of it is padding.
     `batch_size` is global: of each batch, host h of n yields the h-th of n equal runs of rows.
 
     Raises:
@@ -69,7 +72,7 @@ def shuffled_batches(
         if value < 0:
             raise ValueError(f"{name} {value} must not be negative")
     local = host_rows(batch_size, host, num_hosts)
-    source = _ShuffledBatches(make, num_examples, batch_size, seed, local)
+    source = _ShuffledBatches(make, num_examples, batch_size, seed, local, lengths)
     read_ahead = grain.ReadOptions(num_threads=_READ_THREADS, prefetch_buffer_size=_READ_AHEAD)
     return iter(grain.MapDataset.source(source)[start_step:].to_iter_dataset(read_ahead))
 
@@ -110,12 +113,25 @@ class _ShuffledBatches:
     """A grain RandomAccessDataSource whose item s is the whole batch of step s."""
 
     def __init__(
-        self, make: MakeBatch, num_examples: int, batch_size: int, seed: int, local: np.ndarray
+        self,
+        make: MakeBatch,
+        num_examples: int,
+        batch_size: int,
+        seed: int,
+        local: np.ndarray,
+        lengths: np.ndarray | None = None,
     ) -> None:
         self._make, self._batch_size, self._local = make, batch_size, local
         self._steps = steps_per_epoch(num_examples, batch_size)
+
+        def order(epoch: int) -> np.ndarray:
+            rows = _order(num_examples, seed, epoch)
+            if lengths is None:
+                return rows
+            return _bucketed(rows[: self._steps * batch_size], lengths, batch_size, seed, epoch)
+
         # Threads reading ahead meet at most two epochs at once.
-        self._order = lru_cache(maxsize=2)(lambda epoch: _order(num_examples, seed, epoch))
+        self._order = lru_cache(maxsize=2)(order)
 
     def __len__(self) -> int:
         return sys.maxsize
@@ -131,3 +147,19 @@ def _order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
     """-> (N,) int64, the rows in the order of this epoch."""
     generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
     return generator.permutation(num_examples).astype(np.int64)
+
+
+def _bucketed(
+    rows: np.ndarray, lengths: np.ndarray, batch_size: int, seed: int, epoch: int
+) -> np.ndarray:
+    """The shuffled rows of an epoch, whole batches of them, so that similar lengths meet.
+
+    Each window of batches is sorted by length, ties as they were shuffled, and cut into batches.
+    The epoch's batches are then shuffled, or every window would go from short rows to long ones.
+    """
+    size = _WINDOW * batch_size
+    windows = [rows[start : start + size] for start in range(0, len(rows), size)]
+    ordered = [window[np.argsort(lengths[window], kind="stable")] for window in windows]
+    whole = np.concatenate(ordered).reshape(-1, batch_size)
+    generator = np.random.Generator(np.random.Philox(key=[seed, epoch]).jumped())
+    return whole[generator.permutation(len(whole))].reshape(-1)

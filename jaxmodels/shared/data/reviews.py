@@ -7,7 +7,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from jaxmodels.shared.data.vocabulary import (
 )
 
 _POOLED_FRACTIONS = (0.7, 0.1, 0.2)
-_SplitName = Literal["standard", "7:1:2"]
+SplitName = Literal["standard", "7:1:2"]
 _Truncate = Literal["head", "tail"]
 
 
@@ -39,7 +39,7 @@ class ReviewDataConfig:
     """
 
     dataset: Literal["imdb"] = "imdb"
-    split: _SplitName = "standard"
+    split: SplitName = "standard"
     validation_fraction: float = 0.1
     split_seed: int = 0  # apart from the training seed, so that every seed meets the same test
     max_length: int = 256
@@ -51,17 +51,14 @@ class ReviewDataConfig:
     max_vocabulary: int = 20000
 
     def __post_init__(self) -> None:
-        choices = {"split": _SplitName, "truncate": _Truncate, "stem": Stem}
+        check_split(self)
+        choices = {"truncate": _Truncate, "stem": Stem}
         for name, options in choices.items():
             if getattr(self, name) not in get_args(options):
                 raise ValueError(
                     f"data.{name} {getattr(self, name)!r} must be {' or '.join(get_args(options))}"
                 )
-        if not 0 <= self.validation_fraction < 1:
-            raise ValueError(
-                f"data.validation_fraction {self.validation_fraction} must be in [0, 1)"
-            )
-        least = {"split_seed": 0, "max_length": 1, "min_frequency": 1}
+        least = {"max_length": 1, "min_frequency": 1}
         for name, smallest in (least | {"max_vocabulary": NUM_SPECIAL_IDS + 1}).items():
             if getattr(self, name) < smallest:
                 raise ValueError(f"data.{name} {getattr(self, name)} must be at least {smallest}")
@@ -71,9 +68,32 @@ class ReviewDataConfig:
             )
 
 
+class SplitConfig(Protocol):
+    """The fields by which reviews are split."""
+
+    @property
+    def split(self) -> SplitName: ...
+
+    @property
+    def validation_fraction(self) -> float: ...
+
+    @property
+    def split_seed(self) -> int: ...
+
+
+def check_split(config: SplitConfig) -> None:
+    """Raises a ValueError where one of the fields is out of its range."""
+    if config.split not in get_args(SplitName):
+        raise ValueError(f"data.split {config.split!r} must be {' or '.join(get_args(SplitName))}")
+    if not 0 <= config.validation_fraction < 1:
+        raise ValueError(f"data.validation_fraction {config.validation_fraction} must be in [0, 1)")
+    if config.split_seed < 0:
+        raise ValueError(f"data.split_seed {config.split_seed} must be at least 0")
+
+
 @dataclass(frozen=True)
 class TokenSplit:
-    """One split. N reviews, of which the model is shown at most T words.
+    """One split. N reviews, of which the model is shown at most T words or subwords.
 
     tokens: (N, T) int32, padded at the end with 0; lengths: (N,) int32 in 1..T; labels: (N,) int32;
     texts: the N reviews as they were written.
@@ -121,7 +141,7 @@ def load_reviews(
     """
     words_of = _shown_words(config)
     raw = read_reviews(source, dataset=config.dataset, split_seed=config.split_seed)
-    train, validation, test = _split(raw, config)
+    train, validation, test = split_reviews(raw, config)
     train_words = [words_of(text) for text in train.texts]
     if vocabulary is None:
         vocabulary = build_vocabulary(
@@ -184,7 +204,7 @@ def _encode(
     return tokens, lengths
 
 
-def _split(raw: RawReviews, config: ReviewDataConfig) -> tuple[Reviews, Reviews, Reviews]:
+def split_reviews(raw: RawReviews, config: SplitConfig) -> tuple[Reviews, Reviews, Reviews]:
     """-> (train, validation, test): disjoint, and together the source."""
     if config.split == "7:1:2":
         parts = [raw.train] if raw.test is None else [raw.train, raw.test]

@@ -56,9 +56,7 @@ def word_splitter(
         return stem_word(word) if stem_word else word
 
     def split(text: str) -> list[str]:
-        if "&" in text:
-            text = html.unescape(text)  # before the tags: some copies have &lt;br /&gt;
-        text = _TAG.sub(" ", text)
+        text = without_markup(text)
         if not text.isascii():
             # One code point for an accented letter, and one apostrophe.
             text = unicodedata.normalize("NFC", text).replace(
@@ -67,6 +65,13 @@ def word_splitter(
         return [cleaned for word in _WORD.findall(text) if (cleaned := clean(word)) is not None]
 
     return split
+
+
+def without_markup(text: str) -> str:
+    """The text with a space for each HTML tag, and characters for entities."""
+    if "&" in text:
+        text = html.unescape(text)  # before the tags: some copies have &lt;br /&gt;
+    return _TAG.sub(" ", text)
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,10 @@ class Family(Protocol):
         ...
 
     def evaluation_batches(self, task: Task, data: Any, split: SplitName) -> Iterator[Batch]:
-        """A split once, in order; `mask` is 0 where a batch is filled up."""
+        """A split once; `mask` is 0 where a batch is filled up.
+
+        Where outputs are kept, `index` is an example's place in the split, in any order.
+        """
         ...
 
     def score(

@@ -8,14 +8,16 @@
 from jaxmodels.shared.data.images import ImageDataConfig
 from jaxmodels.shared.data.reviews import ReviewDataConfig
 from jaxmodels.shared.data.series import SeriesDataConfig
+from jaxmodels.shared.data.subwords import SubwordDataConfig
 from jaxmodels.shared.data.text import TextDataConfig
-from jaxmodels.shared.families import images, reviews, series, text
+from jaxmodels.shared.families import images, reviews, series, subwords, text
 from jaxmodels.shared.families.family import Family
 from jaxmodels.shared.tasks import DataConfig, Task
 
 FAMILIES: dict[type[DataConfig], Family] = {
     ImageDataConfig: images,
     ReviewDataConfig: reviews,
+    SubwordDataConfig: subwords,
     TextDataConfig: text,
     SeriesDataConfig: series,
 }

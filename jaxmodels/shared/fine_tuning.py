@@ -1,0 +1,102 @@
+"""A pretrained checkpoint as the start of a training: its config, then its weights.
+
+>>> task = with_checkpoint(task, "all-MiniLM-L6-v2", folder, resume=False)  # now of its model
+>>> tensors, drawn = starting_weights(task, engine.weights())
+>>> engine.load_weights(tensors)
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxmodels.shared import run as runs
+from jaxmodels.shared.configs import BERTConfig, architecture
+from jaxmodels.shared.data.subwords import SubwordDataConfig
+from jaxmodels.shared.files import read_json
+from jaxmodels.shared.hub.download import find_folder
+from jaxmodels.shared.hub.folder import open_checkpoint, read_config
+from jaxmodels.shared.hub.tensor_files import read_all
+from jaxmodels.shared.tasks import TASKS, Task
+
+# Fields of a model that may differ from its checkpoint's: they change no tensor.
+_FREE = (
+    *("dropout_rate", "attention_dropout_rate", "classifier_dropout_rate"),
+    *("gradient_checkpointing", "scan_layers"),
+)
+
+
+def checkpoint_of(task: Task) -> str:
+    """The path or the Hub's id of the checkpoint that the task starts from; "" without one."""
+    return getattr(task.data, "pretrained", "")
+
+
+def with_checkpoint(task: Task, pretrained: str, folder: Path, *, resume: bool) -> Task:
+    """The task with the model of the checkpoint `pretrained`, whose head is made to classify.
+
+    Of the task's own model, what differs from the registry's (by flags) and changes no tensor is
+    kept. A run in `folder` that is resumed has its model in run.json: the checkpoint is not read.
+
+    Raises:
+        ValueError: the task takes no checkpoint, there is none, it is of another kind of model, or
+            a flag contradicts its config.
+    """
+    if not isinstance(task.data, SubwordDataConfig):
+        able = [name for name, t in TASKS.items() if isinstance(t.data, SubwordDataConfig)]
+        raise ValueError(
+            f"--pretrained: {task.name} is trained from nothing; {' and '.join(able)} can start "
+            "from a checkpoint"
+        )
+    task = dataclasses.replace(task, data=dataclasses.replace(task.data, pretrained=pretrained))
+    changed = _changed_fields(task)
+    if resume and (folder / "run.json").exists():
+        model = runs.load(folder).task.model
+        if isinstance(model, BERTConfig):  # else the run is another task's, as will be said
+            return dataclasses.replace(task, model=dataclasses.replace(model, **changed))
+    path = find_folder(pretrained) / "config.json"
+    content = read_json(path)
+    try:
+        config = read_config(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if not isinstance(config, BERTConfig):
+        raise ValueError(
+            f"{path} is of a {architecture(config)}; --pretrained for {task.name} expects BERT, "
+            "RoBERTa or DistilBERT, such as distilbert-base-uncased"
+        )
+    for name, value in changed.items():
+        if name not in _FREE and value != getattr(config, name):
+            raise ValueError(
+                f"--model.{name.replace('_', '-')} {value} contradicts {path}, which has "
+                f"{getattr(config, name)}; leave it out"
+            )
+    head = {"head": "sequence-classification", "num_classes": task.model.num_classes}  # type: ignore[union-attr]
+    return dataclasses.replace(task, model=dataclasses.replace(config, **head, **changed))
+
+
+def starting_weights(
+    task: Task, own: Mapping[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """(the checkpoint's tensors, `own` where a new head lacks them; the names of these).
+
+    `own` are a fresh model's, in torch's names and layout.
+
+    Raises:
+        ValueError: the checkpoint's tensors are not the model's.
+    """
+    changes = {name: getattr(task.model, name) for name in ("head", "num_classes")}
+    checkpoint = open_checkpoint(find_folder(checkpoint_of(task)), **changes)
+    tensors, missing = checkpoint.match({name: value.shape for name, value in own.items()})
+    return read_all(tensors) | {name: own[name] for name in missing}, missing
+
+
+def _changed_fields(task: Task) -> dict[str, Any]:
+    """The fields of the model that are not as the registry's task has them."""
+    registered = TASKS[task.name].model
+    return {
+        field.name: value
+        for field in dataclasses.fields(task.model)
+        if (value := getattr(task.model, field.name)) != getattr(registered, field.name)
+    }
