@@ -53,7 +53,7 @@ class Inputs(NamedTuple):
 
     params: Leaves
     rest: Leaves
-    mask: np.ndarray  # (B, S) int32, 0 where the prompt is padded, of all places of the cache
+    mask: Any  # (B, S) int32 array, 0 where the prompt is padded, of all places of the cache
     limit: int  # max_new_tokens
     eos: np.ndarray  # (E,) int32
     padding: int

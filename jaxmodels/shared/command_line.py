@@ -72,15 +72,15 @@ def load_engine(folder: Path, name: EngineName | None = None) -> tuple[Run, "Eng
             f"train.py {run.task.name} --engine {run.engine} --out {folder} --resume, with its "
             "other settings"
         )
-    checkpoint = open_checkpoint(folder)
-    if config_content(checkpoint.config) != config_content(run.task.model):
-        raise ValueError(f"{folder}: config.json and run.json describe different models")
     own = "flax" if run.engine == "flax" else "torch"  # Lightning's model is plain torch's
     try:
         engine = make_engine(name or own, run.task, folder)
     except ValueError as error:
         other = "torch" if (name or own) == "flax" else "flax"
         raise ValueError(f"{error}; or add --engine {other}, which loads any run") from None
+    checkpoint = open_checkpoint(folder)
+    if config_content(checkpoint.config) != config_content(run.task.model):
+        raise ValueError(f"{folder}: config.json and run.json describe different models")
     shapes = {tensor: value.shape for tensor, value in engine.weights().items()}
     engine.load_weights(dict(checkpoint.read(checkpoint.match(shapes)[0])))
     return run, engine
