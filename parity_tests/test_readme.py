@@ -14,7 +14,8 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 def example() -> str:
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    (code,) = (block for block in blocks if "compare(" in block)
     return code
 
 
