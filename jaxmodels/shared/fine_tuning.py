@@ -18,7 +18,6 @@ from jaxmodels.shared.data.subwords import SubwordDataConfig
 from jaxmodels.shared.files import read_json
 from jaxmodels.shared.hub.download import find_folder
 from jaxmodels.shared.hub.folder import open_checkpoint, read_config
-from jaxmodels.shared.hub.tensor_files import read_all
 from jaxmodels.shared.tasks import TASKS, Task
 
 # Fields of a model that may differ from its checkpoint's: they change no tensor.
@@ -89,7 +88,7 @@ def starting_weights(
     changes = {name: getattr(task.model, name) for name in ("head", "num_classes")}
     checkpoint = open_checkpoint(find_folder(checkpoint_of(task)), **changes)
     tensors, missing = checkpoint.match({name: value.shape for name, value in own.items()})
-    return read_all(tensors) | {name: own[name] for name in missing}, missing
+    return dict(checkpoint.read(tensors)) | {name: own[name] for name in missing}, missing
 
 
 def _changed_fields(task: Task) -> dict[str, Any]:
