@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.shared.configs import IGNORED, median_index
+from jaxmodels.shared.targets import IGNORED, median_index
 
 
 def cross_entropy(

@@ -23,7 +23,6 @@ import torchref.models
 from jaxmodels.models.attention import MultiHeadAttention
 from jaxmodels.models.layers import BatchNorm
 from jaxmodels.shared.configs import (
-    IGNORED,
     BERTConfig,
     CharRNNConfig,
     CNNConfig,
@@ -42,6 +41,7 @@ from jaxmodels.shared.configs import (
 )
 from jaxmodels.shared.lora import LoRAConfig
 from jaxmodels.shared.schedules import ScheduleConfig
+from jaxmodels.shared.targets import IGNORED
 from jaxmodels.shared.tasks import OptimizerConfig, Task
 from parity_tests.pairs import Arrays, Pair, Recipe
 from torchref.models.attention import MultiHeadAttention as TorchMultiHeadAttention

@@ -25,8 +25,9 @@ from jaxmodels.models.layers import ACTIVATIONS, BatchNorm, Conv
 from jaxmodels.models.recurrent import GRU, LSTM, State, gru_cell, lstm_cell
 from jaxmodels.models.time_series import InstanceNorm, Statistics
 from jaxmodels.models.transformer import Block
-from jaxmodels.shared.configs import IGNORED, ForecasterConfig
+from jaxmodels.shared.configs import ForecasterConfig
 from jaxmodels.shared.schedules import ScheduleConfig, learning_rate
+from jaxmodels.shared.targets import IGNORED
 from jaxmodels.shared.tasks import OptimizerConfig
 from jaxmodels.shared.weights import LEAF_RULES, LeafRule, WeightRules
 from parity_tests.cases import CASES, config_of

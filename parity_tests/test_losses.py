@@ -9,7 +9,7 @@ import torch
 import jaxmodels.losses
 import torchref.losses
 from jaxmodels.shared import forecast_metrics
-from jaxmodels.shared.configs import median_index
+from jaxmodels.shared.targets import median_index
 
 QUANTILES = (0.1, 0.5, 0.7)
 

@@ -154,9 +154,9 @@ def test_tokenizer_of_the_training_split_is_the_same_each_time() -> None:
     assert train_subwords(texts, 300).content() == tokenizer.content()
     (left, right) = tokenizer.encode(["a good film", "A GOOD FILM"], max_length=9, truncate="head")
     np.testing.assert_array_equal(left, right)
-    assert tokenizer.tokenizer.token_to_id("[PAD]") == 0
+    assert tokenizer.backend.token_to_id("[PAD]") == 0
     (emoji,) = tokenizer.encode(["\N{GRINNING FACE}"], max_length=9, truncate="head")
-    assert tokenizer.tokenizer.decode(emoji.tolist()).strip() == "\N{GRINNING FACE}"
+    assert tokenizer.backend.decode(emoji.tolist()).strip() == "\N{GRINNING FACE}"
 
 
 # ---- Batches

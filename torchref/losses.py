@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from jaxmodels.shared.configs import IGNORED, median_index
+from jaxmodels.shared.targets import IGNORED, median_index
 
 
 def cross_entropy(

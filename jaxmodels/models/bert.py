@@ -9,8 +9,9 @@ from flax import nnx
 
 from jaxmodels.models.layers import ACTIVATIONS, Embedding, layer_norm, linear
 from jaxmodels.models.transformer import PostNormBlock, run_blocks
-from jaxmodels.shared.configs import BERTConfig, check_length
+from jaxmodels.shared.configs import BERTConfig
 from jaxmodels.shared.model_output import ModelOutput
+from jaxmodels.shared.shapes import check_length
 
 
 class MaskedLanguageHead(nnx.Module):

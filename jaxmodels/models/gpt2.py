@@ -10,8 +10,9 @@ from flax import nnx
 from jaxmodels.models.attention import KeysValues, causal_mask
 from jaxmodels.models.layers import Embedding, layer_norm
 from jaxmodels.models.transformer import Block, run_blocks
-from jaxmodels.shared.configs import GPT2Config, check_length
+from jaxmodels.shared.configs import GPT2Config
 from jaxmodels.shared.model_output import ModelOutput
+from jaxmodels.shared.shapes import check_length
 
 
 def scale_residual_kernels(blocks: nnx.List[Block]) -> None:

@@ -22,11 +22,11 @@ from jaxmodels.shared.baselines import (
     forecast_prices,
     installed_baselines,
 )
-from jaxmodels.shared.configs import median_index
 from jaxmodels.shared.data.price_sources import Prices
 from jaxmodels.shared.data.price_tables import PriceTable
 from jaxmodels.shared.data.series import SeriesData
 from jaxmodels.shared.data.series_features import select_column
+from jaxmodels.shared.targets import median_index
 
 REFERENCE = "random walk"
 Forecaster = Callable[[History, tuple[int, ...]], Forecast]

@@ -14,7 +14,6 @@ import numpy as np
 
 from jaxmodels.shared.backtest import REFERENCE
 from jaxmodels.shared.baselines import BASELINES
-from jaxmodels.shared.configs import median_index
 from jaxmodels.shared.figures import (
     BLUE,
     INK,
@@ -27,6 +26,7 @@ from jaxmodels.shared.figures import (
     save,
     shorten,
 )
+from jaxmodels.shared.targets import median_index
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

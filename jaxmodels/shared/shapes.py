@@ -19,3 +19,11 @@ def channels_first(shape: Sequence[int], in_channels: int) -> bool:
         f"(B, {in_channels}, H, W)"
         + ("; give a single image as images[None]" if len(shape) == 3 else "")
     )
+
+
+def check_length(length: int, limit: int) -> None:
+    """Raises a ValueError where a model is given more tokens than it has positions."""
+    if length > limit:
+        raise ValueError(
+            f"{length} tokens exceed the model's context of {limit}; pass {limit} of them at most"
+        )

@@ -33,7 +33,7 @@ class SubwordTokenizer:
     `file` is where it was read, for messages.
     """
 
-    tokenizer: Any
+    backend: Any
     first: int
     last: int
     file: str
@@ -41,7 +41,7 @@ class SubwordTokenizer:
     @property
     def vocabulary_size(self) -> int:
         """One more than the highest id."""
-        return max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode(
         self, texts: Sequence[str], *, max_length: int, truncate: Truncate
@@ -54,7 +54,7 @@ class SubwordTokenizer:
         room = max_length - 2
         head = {"head": room, "tail": 0, "head-tail": (room + 1) // 2}[truncate]
         encoded = []
-        for encoding in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False):
+        for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False):
             ids = encoding.ids
             if len(ids) > room:
                 ids = ids[:head] + ids[len(ids) - (room - head) :]
@@ -63,12 +63,12 @@ class SubwordTokenizer:
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """Each id as people read it, special ones too."""
-        whole = [self.tokenizer.decode([int(token)], skip_special_tokens=False) for token in ids]
+        whole = [self.backend.decode([int(token)], skip_special_tokens=False) for token in ids]
         return [text.strip() or "\N{OPEN BOX}" for text in whole]
 
     def content(self) -> str:
         """What `open_tokenizer` reads as tokenizer.json."""
-        return self.tokenizer.to_str(pretty=True) + "\n"
+        return self.backend.to_str(pretty=True) + "\n"
 
 
 def open_tokenizer(folder: Path) -> SubwordTokenizer:

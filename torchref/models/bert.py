@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from jaxmodels.shared.configs import BERTConfig, check_length
+from jaxmodels.shared.configs import BERTConfig
 from jaxmodels.shared.model_output import ModelOutput
+from jaxmodels.shared.shapes import check_length
 from torchref.models.layers import ACTIVATIONS, initialize
 from torchref.models.transformer import PostNormBlock, run_blocks
 

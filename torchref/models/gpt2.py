@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from jaxmodels.shared.configs import GPT2Config, check_length
+from jaxmodels.shared.configs import GPT2Config
 from jaxmodels.shared.model_output import ModelOutput
+from jaxmodels.shared.shapes import check_length
 from torchref.models.attention import KeysValues, causal_mask
 from torchref.models.layers import initialize
 from torchref.models.transformer import Block, run_blocks

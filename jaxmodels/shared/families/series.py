@@ -11,7 +11,6 @@ import numpy as np
 from jaxmodels.shared import forecast_plots, plots
 from jaxmodels.shared.backtest import Forecaster, backtest, model_forecaster, room_for
 from jaxmodels.shared.baselines import BaselineConfig, check_installed
-from jaxmodels.shared.configs import median_index
 from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.data.series import (
     Scaler,
@@ -27,6 +26,7 @@ from jaxmodels.shared.figures import shorten
 from jaxmodels.shared.files import read_json, replaced
 from jaxmodels.shared.forecast_metrics import quantile_losses
 from jaxmodels.shared.forecast_table import write_table
+from jaxmodels.shared.targets import median_index
 from jaxmodels.shared.tasks import Task
 
 UNIT = "windows"
