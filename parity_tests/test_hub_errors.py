@@ -186,6 +186,18 @@ def test_a_changed_body_is_not_drawn_anew(hub):
         jaxmodels.from_pretrained(hub / "gpt2", mlp_dim=21)
 
 
+@LIBRARIES
+def test_another_dropout_rate_is_no_other_head(library, hub, tmp_path):
+    """It draws no head anew: one that is missing is missing."""
+    folder = tmp_path / "headless"
+    shutil.copytree(hub / "bert-sequence-classification", folder)
+    change = {"dropout_rate": 0.3}
+    assert library.from_pretrained(folder, **change).config.dropout_rate == 0.3
+    with_tensors(folder, lambda tensors: tensors.pop("classifier.weight"))
+    with pytest.raises(ValueError, match=r"- missing classifier\.weight"):
+        library.from_pretrained(folder, **change)
+
+
 def _tensors(library):
     from jaxmodels.state import read_leaves
     from torchref.weights import read_tensors

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import jaxmodels.losses
 import torchref.losses
 from jaxmodels.shared import forecast_metrics
-from jaxmodels.shared.targets import median_index
+from jaxmodels.shared.targets import IGNORED, median_index
 
 QUANTILES = (0.1, 0.5, 0.7)
 
@@ -85,6 +86,37 @@ def test_accuracy_is_the_fraction_right():
     assert jaxmodels.losses.accuracy(jnp.asarray(logits), jnp.asarray(labels)) == 0.75
     assert torchref.losses.accuracy(torch.tensor(logits), torch.tensor(labels)) == 0.75
     assert torchref.losses.accuracy(torch.tensor(logits), torch.tensor(1 - labels)) == 0.25
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_ignored_labels_count_neither_above_nor_below_the_line(smoothing):
+    rng = np.random.default_rng(2)
+    logits, labels = rng.normal(size=(4, 5, 3)), rng.integers(3, size=(4, 5))
+    labels[1:3, 2:] = IGNORED
+    leaf = torch.tensor(logits, requires_grad=True)
+    options = {"ignore_index": IGNORED, "label_smoothing": smoothing}
+    expected = F.cross_entropy(leaf.flatten(0, 1), torch.tensor(labels).flatten(), **options)
+    (slope,) = torch.autograd.grad(expected, leaf)
+    for value, gradient in on_both_sides(
+        "cross_entropy", logits, labels, label_smoothing=smoothing
+    ):
+        assert value == pytest.approx(float(expected.detach()), rel=1e-14)
+        np.testing.assert_allclose(gradient, slope.numpy(), rtol=1e-12, atol=1e-17)
+        others = on_both_sides("cross_entropy", logits, np.maximum(labels, 0))
+        assert all(abs(other / value - 1) > 1e-3 for other, _ in others)  # the control
+
+
+def test_without_a_label_that_counts_the_loss_and_its_gradient_are_zero():
+    logits, labels = np.ones((2, 3)), np.full(2, IGNORED)
+    for value, gradient in on_both_sides("cross_entropy", logits, labels):
+        assert value == 0
+        assert not gradient.any()
+
+
+def test_accuracy_is_of_the_labels_that_count():
+    logits, labels = np.eye(4, dtype=np.float32), np.array([0, 1, 3, IGNORED])
+    assert jaxmodels.losses.accuracy(jnp.asarray(logits), jnp.asarray(labels)) == np.float32(2 / 3)
+    assert torchref.losses.accuracy(torch.tensor(logits), torch.tensor(labels)) == np.float32(2 / 3)
 
 
 @pytest.mark.parametrize("name", ["pinball_loss", "absolute_error"])

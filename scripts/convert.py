@@ -11,7 +11,6 @@ weights, our Flax model against our torch model and against transformers' own.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -54,5 +53,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     run_script(main)

@@ -33,9 +33,7 @@ def from_pretrained(path: str | Path, *, seed: int = 0, **changes: Any) -> nn.Mo
     """
     checkpoint = open_checkpoint(find_folder(path), **changes)
     model = create(checkpoint.config, seed=seed)
-    own = read_tensors(model)
-    tensors, missing = checkpoint.match({name: value.shape for name, value in own.items()})
-    load_tensors(model, dict(checkpoint.read(tensors)) | {name: own[name] for name in missing})
+    load_tensors(model, checkpoint.read_over(read_tensors(model))[0])
     return model.eval()
 
 

@@ -86,9 +86,7 @@ def starting_weights(
         ValueError: the checkpoint's tensors are not the model's.
     """
     changes = {name: getattr(task.model, name) for name in ("head", "num_classes")}
-    checkpoint = open_checkpoint(find_folder(checkpoint_of(task)), **changes)
-    tensors, missing = checkpoint.match({name: value.shape for name, value in own.items()})
-    return dict(checkpoint.read(tensors)) | {name: own[name] for name in missing}, missing
+    return open_checkpoint(find_folder(checkpoint_of(task)), **changes).read_over(own)
 
 
 def _changed_fields(task: Task) -> dict[str, Any]:

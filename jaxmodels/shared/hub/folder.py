@@ -10,6 +10,7 @@ every parameter filled once, and all that does not match is listed together.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -47,7 +48,9 @@ _OF_CONFIG: dict[type[ModelConfig], Any] = {
     configs.GPT2Config: gpt2,
     configs.ImageNetResNetConfig: resnet,
 }
-# What belongs to a head: drawn anew where a checkpoint is asked for another head than it has.
+# The head: the fields of a config that choose it, and its modules, which are drawn anew where a
+# checkpoint is asked for another head than it has.
+_HEAD_FIELDS = ("head", "num_classes")
 _HEAD_MODULES = ("pooler", "classifier", "masked_lm", "linear")
 
 
@@ -71,31 +74,19 @@ class Checkpoint:
             ValueError: tensors are missing, left over or of another shape; all are listed.
         """
         file = next(iter(self.stored.values())).path
-        module = _OF_CONFIG.get(type(self.config))
         names = {ours: hub_name(self.config, ours) for ours in shapes}
         turned = {ours for ours, name in names.items() if is_transposed(self.config, name)}
         expected = {
             names[ours]: shape[::-1] if ours in turned else shape for ours, shape in shapes.items()
         }
         try:
-            found = _usable(module, self.stored, expected)
+            found = _usable(_OF_CONFIG.get(type(self.config)), self.stored, expected)
             missing: set[str] = set()
             if self.other_head:
-                ours_of = {name: ours for ours, name in names.items()}
-                missing = {
-                    name
-                    for name, shape in expected.items()
-                    if ours_of[name].startswith(_HEAD_MODULES)
-                    and (name not in found or found[name].shape != shape)
-                }
-                body = {name.partition(".")[0] for name in expected.keys() - missing}
-                found = {
-                    name: tensor
-                    for name, tensor in found.items()
-                    if name in expected.keys() - missing
-                    or (name not in expected and name.partition(".")[0] in body)
-                }
+                head = {name for ours, name in names.items() if ours.startswith(_HEAD_MODULES)}
+                missing = {name for name in head if not _fits(found.get(name), expected[name])}
                 expected = {name: s for name, s in expected.items() if name not in missing}
+                found = _without_other_head(found, expected, missing)
             check_match({name: tensor.shape for name, tensor in found.items()}, expected)
         except ValueError as error:
             raise ValueError(
@@ -118,6 +109,19 @@ class Checkpoint:
             theirs = hub_name(self.config, ours)
             yield ours, read_all({theirs: tensor})[theirs]
 
+    def read_over(
+        self, own: Mapping[str, np.ndarray]
+    ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+        """(all tensors, `own` where a new head lacks them; the names of these).
+
+        `own` are a model's, by our names and in torch's layout.
+
+        Raises:
+            ValueError: the checkpoint's tensors are not the model's.
+        """
+        tensors, missing = self.match({name: value.shape for name, value in own.items()})
+        return dict(self.read(tensors)) | {name: own[name] for name in missing}, missing
+
 
 def open_checkpoint(folder: Path, **changes: Any) -> Checkpoint:
     """Reads the config and the headers of the weights; the values are read when asked for.
@@ -139,7 +143,7 @@ def open_checkpoint(folder: Path, **changes: Any) -> Checkpoint:
         changed = replace(config, **changes)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    heads = [{name: getattr(c, name) for name in changes} for c in (config, changed)]
+    heads = [[getattr(c, name, None) for name in _HEAD_FIELDS] for c in (config, changed)]
     return Checkpoint(changed, open_tensors(folder), content, other_head=heads[0] != heads[1])
 
 
@@ -178,15 +182,19 @@ def with_metadata(content: dict[str, Any], other: Mapping[str, Any]) -> dict[str
 
 def hub_name(config: ModelConfig, ours: str) -> str:
     """The name on disk of our tensor: the Hub's, or our own for models it does not know."""
-    module = _OF_CONFIG.get(type(config))
-    if module is None:
+    if type(config) not in _OF_CONFIG:
         return ours
-    modules = module.hub_modules(config)
+    modules = _hub_modules(config)
     path, _, leaf = ours.rpartition(".")
     if path in modules:
         return f"{modules[path]}.{leaf}"
     number = next(part for part in path.split(".") if part.isdigit())
     return f"{modules[path.replace(number, '{}', 1)].format(number)}.{leaf}"
+
+
+@functools.cache  # asked for every tensor
+def _hub_modules(config: ModelConfig) -> dict[str, str]:
+    return _OF_CONFIG[type(config)].hub_modules(config)
 
 
 def flax_module(config: ModelConfig, path: str) -> str:
@@ -260,6 +268,22 @@ def _usable(
     return without_ignored(
         {name: t for name, t in found.items() if name in expected or not _any(dropped, name)}
     )
+
+
+def _fits(tensor: StoredTensor | None, shape: tuple[int, ...]) -> bool:
+    return tensor is not None and tensor.shape == shape
+
+
+def _without_other_head(
+    found: Mapping[str, StoredTensor], expected: Mapping[str, tuple[int, ...]], missing: set[str]
+) -> dict[str, StoredTensor]:
+    """The stored tensors less the checkpoint's own head; what is strange in the body stays."""
+    body = {name.partition(".")[0] for name in expected}
+    return {
+        name: tensor
+        for name, tensor in found.items()
+        if name in expected or (name not in missing and name.partition(".")[0] in body)
+    }
 
 
 def _any(patterns: tuple[str, ...], name: str) -> bool:
