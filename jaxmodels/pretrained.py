@@ -5,14 +5,18 @@
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx, serialization, traverse_util
+from jax.sharding import Mesh
 
 from jaxmodels.models import create
+from jaxmodels.sharding import parameter_sharding
 from jaxmodels.shared.configs import ImageNetResNetConfig, ModelConfig, architecture
 from jaxmodels.shared.files import replaced, write_json
 from jaxmodels.shared.hub.download import find_folder
@@ -25,12 +29,18 @@ from jaxmodels.shared.hub.folder import (
     save_checkpoint,
     with_metadata,
 )
+from jaxmodels.shared.hub.tensor_files import read_values
 from jaxmodels.shared.weights import WeightRules, to_torch_layout
 from jaxmodels.state import read_leaves, read_shapes, write_leaves
 
 
 def from_pretrained(
-    path: str | Path, *, dtype: jnp.dtype | None = None, seed: int = 0, **changes: Any
+    path: str | Path,
+    *,
+    dtype: jnp.dtype | None = None,
+    mesh: Mesh | None = None,
+    seed: int = 0,
+    **changes: Any,
 ) -> nnx.Module:
     """The model that `config.json` names, with its weights in float32.
 
@@ -38,13 +48,16 @@ def from_pretrained(
         path: a folder, or the Hub's id of a model. The weights may be safetensors or torch's
             pickles, or what transformers' Flax classes wrote, in one file or sharded.
         dtype: what linear layers and convolutions compute in (None: float32).
+        mesh: of devices with the axes of `jaxmodels.sharding`, whose table says how the weights lie
+            on it. Every device's part is read from the disk by itself; a process never holds more
+            than its own devices' parts and one tensor.
         seed: draws what a new head lacks.
         changes: fields of the config, such as `head="sequence-classification", num_classes=3`: a
             head that the checkpoint lacks is drawn anew.
 
     Raises:
         ValueError: a file is missing or malformed, the config asks for what we do not have, or the
-            tensors are not the model's.
+            tensors are not the model's; the mesh has an axis that is not known.
     """
     checkpoint = open_checkpoint(find_folder(path), **changes)
     rules = WeightRules()
@@ -52,20 +65,22 @@ def from_pretrained(
     model = nnx.eval_shape(lambda: create(checkpoint.config, dtype=dtype))
     shapes = read_shapes(model)
     tensors, missing = checkpoint.match(rules.torch_shapes(shapes))
-    drawn = {}
-    if missing:
-        fresh = create(checkpoint.config, seed=seed, dtype=dtype)
-        drawn = {
-            name: value
-            for name, value in read_leaves(fresh).items()
-            if rules.torch_name(name) in missing
-        }
-    flax_names = {rules.torch_name(name): name for name in shapes}
-    leaves = {
-        flax_names[name]: rules.to_flax(flax_names[name], value)
-        for name, value in checkpoint.read(tensors)
-    }
-    write_leaves(model, leaves | drawn)
+    fresh = read_leaves(create(checkpoint.config, seed=seed, dtype=dtype)) if missing else {}
+    leaves = {}
+    for name, shape in shapes.items():
+        sharding = None if mesh is None else parameter_sharding(name, shape, mesh)
+        stored = tensors.get(rules.torch_name(name))
+        if stored is None:
+            leaves[name] = jax.device_put(fresh[name], sharding)
+            continue
+        in_flax = np.argsort(rules.axes(name, len(shape)))
+        stored = stored.transposed(tuple(int(axis) for axis in in_flax))
+        read = partial(read_values, hub_name(checkpoint.config, rules.torch_name(name)), stored)
+        if sharding is None:
+            leaves[name] = jnp.asarray(read())
+        else:
+            leaves[name] = jax.make_array_from_callback(shape, sharding, read)
+    write_leaves(model, leaves)
     return model
 
 

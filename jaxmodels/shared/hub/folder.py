@@ -26,7 +26,7 @@ from jaxmodels.shared.files import read_json, replaced, write_json
 from jaxmodels.shared.hub import bert, gpt2, resnet
 from jaxmodels.shared.hub.fields import METADATA
 from jaxmodels.shared.hub.stored_tensors import StoredTensor
-from jaxmodels.shared.hub.tensor_files import open_tensors, read_all
+from jaxmodels.shared.hub.tensor_files import open_tensors, read_values
 from jaxmodels.shared.weights import check_match, without_ignored
 
 # The architectures of the Hub by `model_type`. Each is a module with `from_hub_config`,
@@ -106,8 +106,7 @@ class Checkpoint:
             ValueError: a value is NaN or infinite.
         """
         for ours, tensor in tensors.items():
-            theirs = hub_name(self.config, ours)
-            yield ours, read_all({theirs: tensor})[theirs]
+            yield ours, read_values(hub_name(self.config, ours), tensor)
 
     def read_over(
         self, own: Mapping[str, np.ndarray]

@@ -110,15 +110,19 @@ def read_all(tensors: Mapping[str, StoredTensor]) -> dict[str, np.ndarray]:
     Raises:
         ValueError: a value is NaN or infinite, or lies outside float32's range.
     """
-    arrays = {}
-    for name, tensor in tensors.items():
-        array = tensor.read()
-        if not np.issubdtype(array.dtype, np.integer) and array.dtype != bool:
-            with np.errstate(over="ignore"):  # a float64 too large is found to be infinite below
-                array = array.astype(np.float32, copy=False)
-        check_finite(name, array, tensor.path)
-        arrays[name] = array
-    return arrays
+    return {name: read_values(name, tensor) for name, tensor in tensors.items()}
+
+
+def read_values(
+    name: str, tensor: StoredTensor, index: tuple[slice, ...] | None = None
+) -> np.ndarray:
+    """`read_all` of one tensor, or of `tensor[index]`, for which only its pages are read."""
+    array = tensor.read(index)
+    if not np.issubdtype(array.dtype, np.integer) and array.dtype != bool:
+        with np.errstate(over="ignore"):  # a float64 too large is found to be infinite below
+            array = array.astype(np.float32, copy=False)
+    check_finite(name, array, tensor.path)
+    return array
 
 
 def check_finite(name: str, array: np.ndarray, path: Path) -> None:
