@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxmodels.shared.data import counters
 from jaxmodels.shared.data.batches import measure_throughput, steps_per_epoch
@@ -205,7 +207,7 @@ def test_normalisation_of_known_values():
 
 @pytest.mark.parametrize("batch_size", [7, 19, 38, 64])
 def test_evaluation_covers_the_split_in_order_in_one_shape(batch_size):
-    batches = list(evaluation_batches(DATA.test, DATA, batch_size=batch_size))
+    batches = list(evaluation_batches(DATA.test, DATA, AUGMENTED, batch_size=batch_size))
     assert len(batches) == -(-ROWS // batch_size)
     assert {batch["image"].shape for batch in batches} == {(batch_size, HEIGHT, WIDTH, CHANNELS)}
     assert {batch["mask"].dtype.name for batch in batches} == {"float32"}
@@ -224,9 +226,27 @@ def test_evaluation_covers_the_split_in_order_in_one_shape(batch_size):
         np.testing.assert_array_equal(rows, np.broadcast_to(batch["image"][0], rows.shape))
 
 
+def test_images_are_resized_after_the_crop_as_pillow_does():
+    rng = np.random.default_rng(0)
+    split = Split(rng.integers(256, size=(6, 8, 8, 3)).astype(np.uint8), np.zeros(6, np.int32))
+    data = replace(DATA, train=split, mean=np.zeros(3, np.float32), std=np.ones(3, np.float32))
+    larger = replace(AUGMENTED, resize_to=20)
+    options = {"batch_size": 6, "seed": 0}
+    small, large = (
+        next(training_batches(data, config, **options))["image"] for config in (AUGMENTED, larger)
+    )
+    for image, found in zip(small, large, strict=True):
+        pixels = Image.fromarray((image * 255).round().astype(np.uint8))
+        expected = np.asarray(pixels.resize((20, 20), Image.Resampling.BICUBIC))
+        np.testing.assert_allclose(found * 255, expected, atol=1e-3)
+    (evaluated,) = evaluation_batches(split, data, larger, batch_size=6)
+    assert evaluated["image"].shape == (6, 20, 20, 3)
+    assert not np.array_equal(evaluated["image"], large)  # the control: it is not augmented
+
+
 def test_empty_split_has_no_batches():
     empty = Split(DATA.test.images[:0], DATA.test.labels[:0])
-    assert list(evaluation_batches(empty, DATA, batch_size=4)) == []
+    assert list(evaluation_batches(empty, DATA, AUGMENTED, batch_size=4)) == []
 
 
 # ---- What is refused, and running
@@ -253,7 +273,7 @@ def test_steps_per_epoch_counts_full_batches():
     with pytest.raises(ValueError, match="batch_size 5 is larger than the split of 4 examples"):
         steps_per_epoch(4, 5)
     with pytest.raises(ValueError, match="batch_size 0 must be at least 1"):
-        list(evaluation_batches(DATA.test, DATA, batch_size=0))
+        list(evaluation_batches(DATA.test, DATA, AUGMENTED, batch_size=0))
 
 
 def test_throughput_is_measured():

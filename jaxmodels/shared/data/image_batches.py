@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxmodels.shared.data.batches import Batch, ordered_batches, shuffled_batches
 from jaxmodels.shared.data.counters import below, draws
+from jaxmodels.shared.data.image_rows import resize
 from jaxmodels.shared.data.images import ImageData, ImageDataConfig, Split
 
 
@@ -38,7 +39,7 @@ def training_batches(
         if flip:
             images = _flip(images, numbers[2])
         return {
-            "image": normalise(images, data.mean, data.std),
+            "image": _prepare(images, data, config),
             "label": data.train.labels[rows],
         }
 
@@ -53,14 +54,23 @@ def training_batches(
     )
 
 
-def evaluation_batches(split: Split, data: ImageData, *, batch_size: int) -> Iterator[Batch]:
+def evaluation_batches(
+    split: Split, data: ImageData, config: ImageDataConfig, *, batch_size: int
+) -> Iterator[Batch]:
     """Every image of the split once, in order, unaugmented, as `ordered_batches` gives them."""
 
     def make(rows: np.ndarray) -> Batch:
-        images = normalise(split.images[rows], data.mean, data.std)
+        images = _prepare(split.images[rows], data, config)
         return {"image": images, "label": split.labels[rows]}
 
     return ordered_batches(make, len(split), batch_size=batch_size)
+
+
+def _prepare(images: np.ndarray, data: ImageData, config: ImageDataConfig) -> np.ndarray:
+    """images: (B, H, W, C) uint8 -> as the model takes them, float32."""
+    if config.resize_to and images.shape[1:3] != (config.resize_to, config.resize_to):
+        images = np.stack([resize(image, config.resize_to) for image in images])
+    return normalise(images, data.mean, data.std)
 
 
 def normalise(images: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:

@@ -113,11 +113,15 @@ def read_image(path: str | os.PathLike[str], *, image_size: int, channels: int) 
     height, width = pixels.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    square = np.ascontiguousarray(pixels[top : top + side, left : left + side])
+    return resize(pixels[top : top + side, left : left + side], image_size)
+
+
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    """(H, W, C) uint8 of 1 or 3 channels -> (size, size, C), by Pillow's bicubic filter."""
     image_module, _ = _pillow()
-    image = image_module.fromarray(square[:, :, 0] if channels == 1 else square)
-    resized = image.resize((image_size, image_size), image_module.Resampling.BICUBIC)
-    return np.asarray(resized).reshape(image_size, image_size, channels)
+    whole = np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    resized = image_module.fromarray(whole).resize((size, size), image_module.Resampling.BICUBIC)
+    return np.asarray(resized).reshape(size, size, -1)
 
 
 def _decode(encoded: bytes | str | None, *, channels: int | None, where: str) -> np.ndarray:

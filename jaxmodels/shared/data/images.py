@@ -20,13 +20,19 @@ _IMAGES_PER_SUM = 1024  # squares are summed in 32 bits a block: 1,024 * 255^2 f
 
 @dataclass(frozen=True)
 class ImageDataConfig:
-    """How a data set is split and augmented. The padding is in pixels on each side."""
+    """How a data set is split and augmented. The padding is in pixels on each side.
+
+    `resize_to` makes every image, cropped and flipped, as large as a pretrained model's were, in
+    pixels; 0 leaves them. `pretrained` is the checkpoint that the training starts from.
+    """
 
     dataset: Literal["cifar10"] = "cifar10"
     validation_fraction: float = 0.1
     split_seed: int = 0  # apart from the training seed, so that every seed meets the same test
     crop_padding: int = 4
     flip: bool = True
+    resize_to: int = 0
+    pretrained: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation_fraction < 1:
@@ -35,6 +41,10 @@ class ImageDataConfig:
             )
         if self.crop_padding < 0:
             raise ValueError(f"data.crop_padding {self.crop_padding} must not be negative")
+        if self.resize_to < 0:
+            raise ValueError(
+                f"data.resize_to {self.resize_to} must not be negative; 0 leaves images as they are"
+            )
 
 
 @dataclass(frozen=True)

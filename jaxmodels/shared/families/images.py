@@ -17,6 +17,7 @@ from jaxmodels.shared.families.classification import summarise, write_prediction
 from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.families.sizes import check_sizes
 from jaxmodels.shared.files import read_json
+from jaxmodels.shared.hub.download import find_folder
 from jaxmodels.shared.tasks import Task
 
 UNIT = "images"
@@ -27,6 +28,7 @@ METRIC = "accuracy"
 KEEP_OUTPUTS = True
 
 NORMALISATION_FILE = "normalisation.json"
+_PREPROCESSOR_FILE = "preprocessor_config.json"
 
 
 def load(source: str, task: Task, run: Path | None = None) -> ImageData:
@@ -36,13 +38,16 @@ def load(source: str, task: Task, run: Path | None = None) -> ImageData:
     check_sizes(
         task,
         data.source,
-        image_size=height if height == width else f"{height}x{width}",
+        image_size=task.data.resize_to or (height if height == width else f"{height}x{width}"),
         in_channels=channels,
         num_classes=len(data.class_names),
     )
-    if run is None:
+    if run is not None:
+        mean, std, _ = read_normalisation(run)
+    elif task.data.pretrained:
+        mean, std = checkpoint_normalisation(find_folder(task.data.pretrained), data)
+    else:
         return data
-    mean, std, _ = read_normalisation(run)
     return replace(data, mean=mean, std=std)
 
 
@@ -53,6 +58,30 @@ def fitted_files(data: ImageData) -> dict[str, str]:
         "class_names": data.class_names,
     }
     return {NORMALISATION_FILE: json.dumps(content, indent=2) + "\n"}
+
+
+def checkpoint_normalisation(folder: Path, data: ImageData) -> tuple[np.ndarray, np.ndarray]:
+    """mean and std (C,) float32 that the checkpoint was trained with, or the data's own.
+
+    The Hub keeps them in `preprocessor_config.json`, for pixels in [0, 1].
+
+    Raises:
+        ValueError: the file is malformed, or its images have other channels.
+    """
+    path = folder / _PREPROCESSOR_FILE
+    if not path.exists():
+        return data.mean, data.std
+    content: Any = read_json(path)
+    try:
+        mean, std = (np.array(content[name], np.float32) for name in ("image_mean", "image_std"))
+        if mean.shape != data.mean.shape or std.shape != data.std.shape or not (std > 0).all():
+            raise ValueError(f"image_mean {mean.tolist()}, image_std {std.tolist()}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is malformed ({error}); expected image_mean and image_std of "
+            f"{len(data.mean)} channels; fetch it again"
+        ) from None
+    return mean, std
 
 
 def read_normalisation(run: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
@@ -90,9 +119,10 @@ def training_batches(task: Task, data: ImageData, start_step: int = 0) -> Iterat
 
 
 def evaluation_batches(task: Task, data: ImageData, split: SplitName) -> Iterator[Batch]:
+    assert isinstance(task.data, ImageDataConfig)
     rows = getattr(data, split)
     size = row_family.evaluation_size(task, rows)
-    return image_batches.evaluation_batches(rows, data, batch_size=size)
+    return image_batches.evaluation_batches(rows, data, task.data, batch_size=size)
 
 
 def score(task: Task, outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
