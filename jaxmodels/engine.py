@@ -13,30 +13,35 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxmodels import state
 from jaxmodels.checkpoint import Checkpoints
+from jaxmodels.frozen import freeze_found
+from jaxmodels.lora import add_lora, merge, save_adapter
 from jaxmodels.models import CharRNN, create
 from jaxmodels.objective import make_objective
 from jaxmodels.optim import make_optimizer
 from jaxmodels.shared.checksums import Position
+from jaxmodels.shared.loop import Start
 from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.weights import to_flax_layout, to_torch_layout
 from jaxmodels.train import Carry, init_state, make_predict, make_train_step
 
 
 class FlaxEngine:
-    """Trains a task's model; `folder` receives the checkpoints."""
+    """Trains a task's model; `folder` receives the checkpoints. See `make_model`."""
 
-    def __init__(self, task: Task, folder: Path):
+    def __init__(self, task: Task, folder: Path, start: Start | None = None):
         training = task.training
-        dtype = jnp.bfloat16 if training.precision == "bfloat16" else None
-        model = create(task.model, seed=training.seed, dtype=dtype)
-        optimizer = make_optimizer(task.optimizer)
+        model = make_model(task, start)
+        optimizer = make_optimizer(task.optimizer, task.layers())
+        self.model_config = task.model
         self.objective = make_objective(task)
         self.initial_carry = initial_carry(model)
         carry = self.initial_carry(training.batch_size)
-        graphdef, self.state = init_state(model, optimizer, carry)
-        self.step = make_train_step(graphdef, optimizer, self.objective)
-        self.jitted_predict = make_predict(graphdef, self.objective.inputs)
+        self.graphdef, self.state = init_state(model, optimizer, carry)
+        self.trainable_parameters = sum(v.size for v in self.state["params"].values())
+        self.step = make_train_step(self.graphdef, optimizer, self.objective)
+        self.jitted_predict = make_predict(self.graphdef, self.objective.inputs)
         self.dropout_key = jax.random.key(training.seed)
         self.checkpoints = Checkpoints(folder / "checkpoints")
 
@@ -65,12 +70,39 @@ class FlaxEngine:
         for part in ("params", "stats"):
             self.state[part] = {name: jnp.asarray(new[name]) for name in self.state[part]}
 
+    def merge_adapters(self, folder: Path, *, base: str) -> None:
+        model = state.merge(self.graphdef, self.state["params"], self.state["stats"])
+        save_adapter(model, self.model_config, folder, base=base)
+        merge(model)
+        self.graphdef, params, stats = state.split(model)
+        self.state = {"params": params, "stats": stats}
+        self.jitted_predict = make_predict(self.graphdef, self.objective.inputs)
+
     def save(self, name: str, position: Position) -> None:
         self.checkpoints.save(name, self.state, position)
 
     def restore(self, name: str) -> Position:
         self.state, position = self.checkpoints.restore(name, self.state)
         return position
+
+
+def make_model(task: Task, start: Start | None = None) -> nnx.Module:
+    """The task's model as it is when its training starts.
+
+    Drawn from the seed, or with what `start` makes of that; then with the task's adapters; then
+    frozen where it does not train.
+    """
+    seed, precision = task.training.seed, task.training.precision
+    dtype = jnp.bfloat16 if precision == "bfloat16" else None
+    model = create(task.model, seed=seed, dtype=dtype)
+    if start is not None:
+        leaves = state.read_leaves(model)
+        shapes = {name: leaf.shape for name, leaf in leaves.items()}
+        state.write_leaves(model, to_flax_layout(start(to_torch_layout(leaves)), shapes))
+    if task.lora.rank:
+        add_lora(model, task.lora, seed=seed)
+    freeze_found(model, task.optimizer.freeze)
+    return model
 
 
 def initial_carry(model: nnx.Module) -> Callable[[int], Carry]:

@@ -7,8 +7,6 @@
 """
 
 import inspect
-import re
-from collections import Counter
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -18,13 +16,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
+from jaxmodels.frozen import become, freeze, require_equal_blocks, unfreeze
+from jaxmodels.shared.adapter_files import read_adapter, write_adapter
 from jaxmodels.shared.configs import ModelConfig
-from jaxmodels.shared.lora import LoRAConfig, find_targets, read_adapter, write_adapter
-from jaxmodels.shared.weights import to_flax_layout, to_torch_layout
-from jaxmodels.state import Frozen, Leaves, read_leaves
+from jaxmodels.shared.lora import LoRAConfig, find_saved, find_targets, fresh_adapters
+from jaxmodels.shared.weights import WeightRules, to_flax_layout, to_torch_layout
+from jaxmodels.state import Leaves, read_leaves, read_shapes
 
 # `train` and `rngs` of the innermost call under way of a module that has an adapted layer in it.
 _CALL: ContextVar[tuple[bool, nnx.Rngs | None]] = ContextVar("_CALL", default=(False, None))
@@ -53,31 +52,30 @@ class Merged:
 
     config: LoRAConfig
     kernels: Leaves  # by the layer's path
-    adapters: dict[str, tuple[jax.Array, jax.Array]]
+    adapters: Leaves
 
 
 def add_lora(model: nnx.Module, config: LoRAConfig, *, seed: int) -> nnx.Module:
-    """Adapts the model in place, and freezes all that it had: A and B alone train.
+    """Adapts the model in place, and freezes all that it had but the modules to save.
 
-    A is drawn from U(-in ** -0.5, in ** -0.5) and B is zero, so the function is the same at first.
+    A and B start as `fresh_adapters` draws them for either framework, so the function is the same
+    at first.
 
     Raises:
-        ValueError: a target is found nowhere, the model is adapted already, or it scans its blocks
-            and they would differ.
+        ValueError: a target or a module to save is found nowhere, the model is adapted already, or
+            it scans its blocks and they would differ.
     """
     linears = _linears(model)
     paths = find_targets(config, linears)
     if adapted_layers(model):
         raise ValueError("the model has adapters already; merge them first")
-    _require_equal_blocks(model, paths)
-    adapters = {}
-    keys = jax.random.split(jax.random.key(seed), len(paths))
-    for path, key in zip(paths, keys, strict=True):
-        num_inputs, num_outputs = linears[path].kernel.shape
-        dtype, bound = linears[path].kernel.dtype, num_inputs**-0.5
-        lora_a = jax.random.uniform(key, (num_inputs, config.rank), dtype, -bound, bound)
-        adapters[path] = (lora_a, jnp.zeros((config.rank, num_outputs), dtype))
-    _adapt(model, config, adapters)
+    saved = find_saved(config, _tensor_shapes(model), paths)
+    require_equal_blocks(model, paths, "adapted")
+    require_equal_blocks(model, saved, "saved")
+    shapes = {path: linears[path].kernel.shape[::-1] for path in paths}
+    fresh = fresh_adapters(config.rank, shapes, seed=seed)
+    dtype = linears[paths[0]].kernel.dtype
+    _adapt(model, config, {name: jnp.asarray(value.T, dtype) for name, value in fresh.items()})
     return model
 
 
@@ -93,20 +91,21 @@ def merge(model: nnx.Module) -> Merged:
     config = _config(layers)
     kernels, adapters = {}, {}
     for path, layer in layers.items():
-        lora_a, lora_b = adapters[path] = (layer.lora_a[...], layer.lora_b[...])
+        lora_a, lora_b = layer.lora_a[...], layer.lora_b[...]
+        adapters |= {f"{path}.lora_a": lora_a, f"{path}.lora_b": lora_b}
         kernels[path] = layer.kernel[...]
         product = jnp.matmul(lora_a, lora_b, precision="highest")
         layer.kernel[...] = kernels[path] + config.scale * product
         del layer.lora_a, layer.lora_b, layer.lora_dropout, layer.lora_config
-        _become(layer, nnx.Linear)
-    _change_kind(model, Frozen, nnx.Param)
+        become(layer, nnx.Linear)
+    unfreeze(model)
     for _, module in nnx.iter_modules(model):
-        _become(module, getattr(type(module), "plain_class", type(module)))
+        become(module, getattr(type(module), "plain_class", type(module)))
     return Merged(config, kernels, adapters)
 
 
 def unmerge(model: nnx.Module, merged: Merged) -> None:
-    """Undoes `merge`: the kernels have the very same bits as before, and are frozen again."""
+    """Undoes `merge`: the kernels have the bits that they had, and the base is frozen again."""
     for path, layer in _linears(model).items():
         if path in merged.kernels:
             layer.kernel[...] = merged.kernels[path]
@@ -116,12 +115,17 @@ def unmerge(model: nnx.Module, merged: Merged) -> None:
 def save_adapter(
     model: nnx.Module, config: ModelConfig, folder: str | Path, *, base: str = ""
 ) -> None:
-    """Writes the adapters so that `load_adapter` in either framework loads them and, where the Hub
-    knows the architecture, peft does."""
-    lora = _config(adapted_layers(model))
-    leaves = {k: v for k, v in read_leaves(model).items() if k.endswith((".lora_a", ".lora_b"))}
-    tensors = to_torch_layout(leaves)
-    write_adapter(Path(folder), config, lora, tensors, _linears(model), base=base)
+    """Writes what was trained so that `load_adapter` in either framework loads it and, where the
+    Hub knows the architecture, peft does: the adapters, and the modules to save."""
+    layers = adapted_layers(model)
+    lora, shapes = _config(layers), _tensor_shapes(model)
+    saved = set(find_saved(lora, shapes, layers))
+    tensors = {
+        name: value
+        for name, value in to_torch_layout(read_leaves(model)).items()
+        if name.endswith((".lora_a", ".lora_b")) or name.rpartition(".")[0] in saved
+    }
+    write_adapter(Path(folder), config, lora, tensors, shapes, _linears(model), base=base)
 
 
 def load_adapter(model: nnx.Module, config: ModelConfig, folder: str | Path) -> nnx.Module:
@@ -132,51 +136,37 @@ def load_adapter(model: nnx.Module, config: ModelConfig, folder: str | Path) -> 
             `read_adapter`.
     """
     linears = {path: m.kernel.shape[::-1] for path, m in _linears(model).items()}
-    lora, tensors = read_adapter(Path(folder), config, linears)
+    lora, tensors = read_adapter(Path(folder), config, _tensor_shapes(model), linears)
     add_lora(model, lora, seed=0)
-    shapes = {name: tensor.shape[::-1] for name, tensor in tensors.items()}
-    _write_adapters(model, to_flax_layout(tensors, shapes))
+    variables = {
+        name: variable
+        for path, variable in nnx.to_flat_state(nnx.state(model))
+        if WeightRules().torch_name(name := _dotted(path)) in tensors
+    }
+    shapes = {name: variable[...].shape for name, variable in variables.items()}
+    for name, value in to_flax_layout(tensors, shapes).items():
+        variables[name].set_value(jnp.asarray(value, variables[name][...].dtype))
     return model
 
 
-def _require_equal_blocks(model: nnx.Module, paths: list[str]) -> None:
-    """A scan runs one block with the parameters of each, so all must have the same ones."""
-    config: Any = getattr(model, "config", None)
-    if not getattr(config, "scan_layers", False):
-        return
-    kinds = Counter(re.sub(r"^blocks\.\d+\.", "blocks.*.", path) for path in paths)
-    for kind, count in kinds.items():
-        if "*" in kind and count != config.num_layers:
-            raise ValueError(
-                f"{kind} would be adapted in {count} of {config.num_layers} blocks, which "
-                "scan_layers runs as one; adapt it in all of them, or set scan_layers=False"
-            )
-
-
-def _write_adapters(model: nnx.Module, leaves: Mapping[str, np.ndarray]) -> None:
-    for path, layer in adapted_layers(model).items():
-        for name, variable in (("lora_a", layer.lora_a), ("lora_b", layer.lora_b)):
-            variable[...] = jnp.asarray(leaves[f"{path}.{name}"], variable.dtype)
-
-
-def _adapt(
-    model: nnx.Module, config: LoRAConfig, adapters: Mapping[str, tuple[jax.Array, jax.Array]]
-) -> None:
-    _change_kind(model, nnx.Param, Frozen)
+def _adapt(model: nnx.Module, config: LoRAConfig, adapters: Leaves) -> None:
     modules = {_dotted(path): module for path, module in nnx.iter_modules(model)}
-    for path, (lora_a, lora_b) in adapters.items():
+    paths = dict.fromkeys(name.rpartition(".")[0] for name in adapters)
+    saved = set(find_saved(config, _tensor_shapes(model), paths))
+    freeze(model, lambda name: name.rpartition(".")[0] not in saved)
+    for path in paths:
         layer = modules[path]
-        _become(layer, LoRALinear)
+        become(layer, LoRALinear)
         assert isinstance(layer, LoRALinear)
         layer.lora_config = config
-        layer.lora_a = nnx.Param(lora_a)
-        layer.lora_b = nnx.Param(lora_b)
+        layer.lora_a = nnx.Param(adapters[f"{path}.lora_a"])
+        layer.lora_b = nnx.Param(adapters[f"{path}.lora_b"])
         layer.lora_dropout = nnx.Dropout(config.dropout_rate)
     for path, module in modules.items():
-        above = any(other.startswith(f"{path}." if path else "") for other in adapters)
+        above = any(other.startswith(f"{path}." if path else "") for other in paths)
         told = callable(module) and "rngs" in inspect.signature(module).parameters
         if above and told:
-            _become(module, _telling(type(module)))
+            become(module, _telling(type(module)))
 
 
 @cache  # one class for each, so that the structures of equal blocks are equal
@@ -199,20 +189,14 @@ def _telling(kind: type[nnx.Module]) -> type[nnx.Module]:
     return type(kind.__name__, (kind,), {"__call__": call, "plain_class": kind})
 
 
-def _become(module: nnx.Module, kind: type[nnx.Module]) -> None:
-    # Not by an assignment, of which nnx would make an attribute in the model's structure.
-    object.__setattr__(module, "__class__", kind)
-
-
-def _change_kind(model: nnx.Module, old: type[nnx.Variable], new: type[nnx.Variable]) -> None:
-    for _, module in nnx.iter_modules(model):
-        for name, value in list(vars(module).items()):
-            if type(value) is old:
-                setattr(module, name, new(value[...]))
-
-
 def _linears(model: nnx.Module) -> dict[str, nnx.Linear]:
     return {_dotted(p): m for p, m in nnx.iter_modules(model) if isinstance(m, nnx.Linear)}
+
+
+def _tensor_shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
+    """Of all that a plain model has, by torch's names and in its layout."""
+    shapes = WeightRules().torch_shapes(read_shapes(model))
+    return {k: v for k, v in shapes.items() if not k.endswith((".lora_a", ".lora_b"))}
 
 
 def _config(layers: Mapping[str, LoRALinear]) -> LoRAConfig:

@@ -5,18 +5,29 @@ The learning rate is not part of them: `apply_updates` multiplies by the rate th
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from jaxmodels.shared.parameter_groups import rate_scales
 from jaxmodels.shared.tasks import OptimizerConfig
 from jaxmodels.state import Leaves
 
 
-def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Turns gradients (by dotted path) into the direction whose `rate` multiple is subtracted."""
+def make_optimizer(
+    config: OptimizerConfig, layers: Sequence[int] = ()
+) -> optax.GradientTransformation:
+    """Turns gradients (by dotted path) into the direction whose `rate` multiple is subtracted.
+
+    `layers` are the model's, by `layers_of`; they matter where the rates differ by layer.
+    """
+    if config.layer_decay != 1:
+        plain = make_optimizer(replace(config, layer_decay=1.0))
+        return optax.chain(plain, scale_by_layer(config.layer_decay, layers))
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     l1 = add_sign(config) if config.l1 else optax.identity()
     decay = optax.add_decayed_weights(config.weight_decay, mask=lambda p: decay_mask(config, p))
@@ -36,6 +47,16 @@ def apply_updates(params: Leaves, direction: optax.Updates, rate: jax.Array) -> 
 def decay_mask(config: OptimizerConfig, params: Any) -> dict[str, bool]:
     """Which leaves decay: all of them, or those with more than one axis: no bias, no norm."""
     return {name: config.decay_mask == "all" or value.ndim > 1 for name, value in params.items()}
+
+
+def scale_by_layer(decay: float, layers: Sequence[int]) -> optax.GradientTransformation:
+    """Gives each parameter its layer's rate; decoupled weight decay follows it."""
+
+    def update(direction: Leaves, state: optax.OptState, params: Leaves | None = None):
+        scales = rate_scales(decay, direction, layers)
+        return {name: scales[name] * value for name, value in direction.items()}, state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)  # type: ignore[arg-type]
 
 
 def add_sign(config: OptimizerConfig) -> optax.GradientTransformation:

@@ -29,10 +29,12 @@ from jaxmodels.shared.data.batches import measure_throughput
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.fine_tuning import checkpoint_of, with_checkpoint
 from jaxmodels.shared.loop import evaluate
+from jaxmodels.shared.memory import peak_memory_bytes
 from jaxmodels.shared.outputs import describe, final_split, write_results
 from jaxmodels.shared.run import Run
 from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.training import prepare
+from jaxmodels.shared.weights import count_parameters
 
 _TASKS_OWN = tyro.conf.arg(metavar="N", help_behavior_hint="(default: the task's)")
 
@@ -94,6 +96,7 @@ def train(task: Task, engine_name: EngineName, source: str, folder: Path, *, res
         "an epoch"
     )
     engine, recorder = training()
+    peak_memory = peak_memory_bytes()
     split = final_split(task, data)
     evaluation = evaluate(task, data, split, engine.predict)
     last = recorder.rows[-1]
@@ -112,6 +115,9 @@ def train(task: Task, engine_name: EngineName, source: str, folder: Path, *, res
         training_seconds=seconds,
         steps_per_second=last["steps_per_second"],
         pipeline_batches_per_second=pipeline,
+        parameters=count_parameters(engine.weights()),
+        trainable_parameters=engine.trainable_parameters,
+        peak_memory_bytes=peak_memory,
     )
     print(f"{result} after {last['epoch']} epochs in {seconds / 60:.1f} min", *verdicts, sep="\n")
     if source != "sample":  # which the recipe was not made for

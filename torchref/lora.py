@@ -9,13 +9,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from jaxmodels.shared.adapter_files import read_adapter, write_adapter
 from jaxmodels.shared.configs import ModelConfig
-from jaxmodels.shared.lora import LoRAConfig, find_targets, read_adapter, write_adapter
+from jaxmodels.shared.lora import LoRAConfig, find_saved, find_targets, fresh_adapters
+from jaxmodels.shared.weights import without_ignored
+from torchref.frozen import freeze, unfreeze
 from torchref.weights import read_tensors
 
 
@@ -39,29 +43,26 @@ class Merged:
 
     config: LoRAConfig
     kernels: dict[str, torch.Tensor]  # by the layer's path
-    adapters: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    adapters: dict[str, torch.Tensor]
 
 
 def add_lora(model: nn.Module, config: LoRAConfig, *, seed: int) -> nn.Module:
-    """Adapts the model in place, and freezes all that it had: A and B alone train.
+    """Adapts the model in place, and freezes all that it had but the modules to save.
 
-    A is drawn from U(-in ** -0.5, in ** -0.5) and B is zero, so the function is the same at first.
+    A and B start as `fresh_adapters` draws them for either framework, so the function is the same
+    at first.
 
     Raises:
-        ValueError: a target is found nowhere, or the model is adapted already.
+        ValueError: a target or a module to save is found nowhere, or the model is adapted already.
     """
     linears = _linears(model)
     paths = find_targets(config, linears)
     if adapted_layers(model):
         raise ValueError("the model has adapters already; merge them first")
-    adapters = {}
-    generator = torch.Generator().manual_seed(seed)
-    for path in paths:
-        num_outputs, num_inputs = linears[path].weight.shape
-        weight, bound = linears[path].weight, num_inputs**-0.5
-        drawn = torch.rand(config.rank, num_inputs, generator=generator) * (2 * bound) - bound
-        adapters[path] = (drawn.to(weight), weight.new_zeros(num_outputs, config.rank))
-    _adapt(model, config, adapters)
+    shapes = {path: tuple(linears[path].weight.shape) for path in paths}
+    fresh = fresh_adapters(config.rank, shapes, seed=seed)
+    weight = linears[paths[0]].weight
+    _adapt(model, config, {k: torch.from_numpy(value).to(weight) for k, value in fresh.items()})
     return model
 
 
@@ -78,19 +79,20 @@ def merge(model: nn.Module) -> Merged:
     config = _config(layers)
     kernels, adapters = {}, {}
     for path, layer in layers.items():
-        lora_a, lora_b = adapters[path] = (layer.lora_a.detach(), layer.lora_b.detach())
+        lora_a, lora_b = layer.lora_a.detach(), layer.lora_b.detach()
+        adapters |= {f"{path}.lora_a": lora_a, f"{path}.lora_b": lora_b}
         kernels[path] = layer.weight.detach().clone()
         product = lora_b @ lora_a
         layer.weight.copy_(kernels[path] + config.scale * product)
         del layer.lora_a, layer.lora_b, layer.lora_dropout, layer.lora_config
         layer.__class__ = nn.Linear  # pyright: ignore[reportAttributeAccessIssue]
-    model.requires_grad_(True)
+    unfreeze(model)
     return Merged(config, kernels, adapters)
 
 
 @torch.no_grad()
 def unmerge(model: nn.Module, merged: Merged) -> None:
-    """Undoes `merge`: the kernels have the very same bits as before, and are frozen again."""
+    """Undoes `merge`: the kernels have the bits that they had, and the base is frozen again."""
     for path, layer in _linears(model).items():
         if path in merged.kernels:
             layer.weight.copy_(merged.kernels[path])
@@ -100,11 +102,17 @@ def unmerge(model: nn.Module, merged: Merged) -> None:
 def save_adapter(
     model: nn.Module, config: ModelConfig, folder: str | Path, *, base: str = ""
 ) -> None:
-    """Writes the adapters so that `load_adapter` in either framework loads them and, where the Hub
-    knows the architecture, peft does."""
-    lora = _config(adapted_layers(model))
-    tensors = {k: v for k, v in read_tensors(model).items() if k.endswith((".lora_a", ".lora_b"))}
-    write_adapter(Path(folder), config, lora, tensors, _linears(model), base=base)
+    """Writes what was trained so that `load_adapter` in either framework loads it and, where the
+    Hub knows the architecture, peft does: the adapters, and the modules to save."""
+    layers = adapted_layers(model)
+    lora, shapes = _config(layers), _tensor_shapes(model)
+    saved = set(find_saved(lora, shapes, layers))
+    tensors = {
+        name: value
+        for name, value in read_tensors(model).items()
+        if name.endswith((".lora_a", ".lora_b")) or name.rpartition(".")[0] in saved
+    }
+    write_adapter(Path(folder), config, lora, tensors, shapes, _linears(model), base=base)
 
 
 @torch.no_grad()
@@ -116,32 +124,38 @@ def load_adapter(model: nn.Module, config: ModelConfig, folder: str | Path) -> n
             `read_adapter`.
     """
     linears = {path: (m.out_features, m.in_features) for path, m in _linears(model).items()}
-    lora, tensors = read_adapter(Path(folder), config, linears)
+    lora, tensors = read_adapter(Path(folder), config, _tensor_shapes(model), linears)
     add_lora(model, lora, seed=0)
-    for path, layer in adapted_layers(model).items():
-        for name, parameter in (("lora_a", layer.lora_a), ("lora_b", layer.lora_b)):
-            parameter.copy_(torch.from_numpy(tensors[f"{path}.{name}"]))
+    targets = model.state_dict()
+    for name, value in tensors.items():
+        targets[name].copy_(torch.from_numpy(value))
     return model
 
 
-def _adapt(
-    model: nn.Module,
-    config: LoRAConfig,
-    adapters: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
-) -> None:
-    model.requires_grad_(False)
-    for path, (lora_a, lora_b) in adapters.items():
-        layer = model.get_submodule(path)
+def _adapt(model: nn.Module, config: LoRAConfig, adapters: Mapping[str, torch.Tensor]) -> None:
+    paths = dict.fromkeys(name.rpartition(".")[0] for name in adapters)
+    saved = set(find_saved(config, _tensor_shapes(model), paths))
+    freeze(model, lambda name: name.rpartition(".")[0] not in saved)
+    for path in paths:
+        layer: Any = model.get_submodule(path)
         layer.__class__ = LoRALinear
         assert isinstance(layer, LoRALinear)
         layer.lora_config = config
-        layer.lora_a = nn.Parameter(lora_a)
-        layer.lora_b = nn.Parameter(lora_b)
+        layer.lora_a = nn.Parameter(adapters[f"{path}.lora_a"])
+        layer.lora_b = nn.Parameter(adapters[f"{path}.lora_b"])
         layer.lora_dropout = nn.Dropout(config.dropout_rate).train(layer.training)
 
 
 def _linears(model: nn.Module) -> dict[str, nn.Linear]:
     return {path: m for path, m in model.named_modules() if isinstance(m, nn.Linear)}
+
+
+def _tensor_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Of all that a plain model has, by name."""
+    shapes = {
+        name: tuple(value.shape) for name, value in without_ignored(model.state_dict()).items()
+    }
+    return {k: v for k, v in shapes.items() if not k.endswith((".lora_a", ".lora_b"))}
 
 
 def _config(layers: Mapping[str, LoRALinear]) -> LoRAConfig:

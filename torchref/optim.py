@@ -3,27 +3,38 @@
 The learning rate of a step comes from `jaxmodels.shared.schedules` through `set_learning_rate`.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
+from jaxmodels.shared.parameter_groups import rate_scales
 from jaxmodels.shared.tasks import OptimizerConfig
 
 
-def make_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """torch's optimizer with two groups: the decayed parameters and the spared ones.
+def make_optimizer(
+    config: OptimizerConfig, model: nn.Module, layers: Sequence[int] = ()
+) -> torch.optim.Optimizer:
+    """torch's optimizer with two groups a rate: the decayed parameters and the spared ones.
 
-    Parameters that require no gradient have no place in it.
+    Parameters that require no gradient have no place in it. `layers` are the model's, by
+    `layers_of`; they matter where the rates differ by layer.
     """
-    decayed, spared = [], []
-    for parameter in model.parameters():
-        if not parameter.requires_grad:
-            continue
-        (decayed if _decays(config, parameter) else spared).append(parameter)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    scales = dict.fromkeys(parameters, 1.0)
+    if config.layer_decay != 1:
+        scales = rate_scales(config.layer_decay, parameters, layers)
+    members: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        members.setdefault((scales[name], _decays(config, parameter)), []).append(parameter)
     groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": spared, "weight_decay": 0.0},
+        {
+            "params": members[scale, decays],
+            "weight_decay": config.weight_decay if decays else 0.0,
+            "rate_scale": scale,
+        }
+        for scale, decays in sorted(members, reverse=True)
     ]
-    groups = [group for group in groups if group["params"]]
     if config.name == "sgd":
         return torch.optim.SGD(
             groups,
@@ -36,9 +47,9 @@ def make_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Opt
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Gives every parameter group the rate of this step."""
+    """Gives every parameter group its layer's share of this step's rate."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["rate_scale"]
 
 
 @torch.no_grad()

@@ -16,12 +16,13 @@ import tyro
 from jaxmodels.shared import run as runs
 from jaxmodels.shared.configs import ModelConfig
 from jaxmodels.shared.hub.folder import config_content, open_checkpoint
+from jaxmodels.shared.lora import NO_ADAPTERS, LoRAConfig
 from jaxmodels.shared.run import NonFiniteLossError, Run
 from jaxmodels.shared.schedules import ScheduleConfig
 from jaxmodels.shared.tasks import TASKS, DataConfig, OptimizerConfig, Task, TrainingConfig
 
 if TYPE_CHECKING:
-    from jaxmodels.shared.loop import Engine
+    from jaxmodels.shared.loop import Engine, Start
 
 EngineName = Literal["flax", "torch", "lightning"]
 Arguments = TypeVar("Arguments")
@@ -33,6 +34,7 @@ class TaskArguments:
 
     model: ModelConfig
     data: DataConfig
+    lora: LoRAConfig
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
     training: TrainingConfig
@@ -42,11 +44,15 @@ class TaskArguments:
     """sample, hub, hub:OWNER/NAME, tfds, tfds:NAME, or a local folder."""
 
 
-_GROUPS = ("model", "data", "optimizer", "schedule", "training")  # of a task's settings
+_GROUPS = ("model", "data", "lora", "optimizer", "schedule", "training")  # of a task's settings
 
 
-def make_engine(name: EngineName, task: Task, folder: Path) -> "Engine":
+def make_engine(
+    name: EngineName, task: Task, folder: Path, start: "Start | None" = None
+) -> "Engine":
     """The engine that holds a task's model; Lightning's model is plain torch's.
+
+    `start` gives the weights to start from, before the model is adapted or its optimizer made.
 
     Raises:
         ValueError: the framework is not installed; the message names the extra.
@@ -55,10 +61,10 @@ def make_engine(name: EngineName, task: Task, folder: Path) -> "Engine":
         if name == "flax":
             from jaxmodels.engine import FlaxEngine
 
-            return FlaxEngine(task, folder)
+            return FlaxEngine(task, folder, start)
         from torchref.engines.plain import TorchEngine
 
-        return TorchEngine(task, folder)
+        return TorchEngine(task, folder, start)
     except ModuleNotFoundError as error:
         raise ValueError(missing_extra(name, error)) from None
 
@@ -72,9 +78,12 @@ def load_engine(folder: Path, name: EngineName | None = None) -> tuple[Run, "Eng
             f"train.py {run.task.name} --engine {run.engine} --out {folder} --resume, with its "
             "other settings"
         )
+    # What was trained, and how, is past: the adapters are merged, and nothing is frozen.
+    optimizer = dataclasses.replace(run.task.optimizer, freeze=())
+    task = dataclasses.replace(run.task, lora=NO_ADAPTERS, optimizer=optimizer)
     own = "flax" if run.engine == "flax" else "torch"  # Lightning's model is plain torch's
     try:
-        engine = make_engine(name or own, run.task, folder)
+        engine = make_engine(name or own, task, folder)
     except ValueError as error:
         other = "torch" if (name or own) == "flax" else "flax"
         raise ValueError(f"{error}; or add --engine {other}, which loads any run") from None
@@ -151,6 +160,8 @@ def with_arguments(task: Task, arguments: Any, *, shortcuts: tuple[str, ...]) ->
     given = {name: value for name, value in given.items() if value is not None}
     settings = {name: getattr(arguments, name) for name in _GROUPS}
     settings["training"] = dataclasses.replace(arguments.training, **given)
+    if arguments.lora != task.lora and not arguments.lora.rank:
+        raise ValueError("--lora settings are without effect at --lora.rank 0; add --lora.rank 8")
     return dataclasses.replace(task, **settings)
 
 

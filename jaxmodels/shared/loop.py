@@ -6,7 +6,7 @@ compares is its family's.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,9 +22,17 @@ from jaxmodels.shared.run import Recorder, Row, check_finite
 from jaxmodels.shared.schedules import learning_rate
 from jaxmodels.shared.tasks import Task
 
+# From a fresh model's tensors, in torch's names and layout, to those to start from.
+Start = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+
 
 class Engine(Protocol):
     """What a framework does for the loop."""
+
+    @property
+    def trainable_parameters(self) -> int:
+        """How many numbers the optimizer moves."""
+        ...
 
     def train_step(self, batch: Batch, *, step: int, rate: float) -> dict[str, Any]:
         """Updates the model; returns {"loss", "metric"}, which may still be computing.
@@ -47,6 +55,14 @@ class Engine(Protocol):
 
     def load_weights(self, tensors: dict[str, np.ndarray]) -> None:
         """Takes such tensors, strictly."""
+        ...
+
+    def merge_adapters(self, folder: Path, *, base: str) -> None:
+        """Writes the adapters into `folder` as peft does, then folds them into the model.
+
+        `base` is the path or the Hub's id of the model that they belong to. From here on the engine
+        only predicts.
+        """
         ...
 
     def save(self, name: str, position: Position) -> None:

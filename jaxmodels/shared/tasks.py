@@ -32,6 +32,9 @@ from jaxmodels.shared.data.reviews import ReviewDataConfig
 from jaxmodels.shared.data.series import SeriesDataConfig
 from jaxmodels.shared.data.subwords import SubwordDataConfig
 from jaxmodels.shared.data.text import TextDataConfig
+from jaxmodels.shared.lora import NO_ADAPTERS, LoRAConfig
+from jaxmodels.shared.parameter_groups import layers_of
+from jaxmodels.shared.patterns import check_patterns
 from jaxmodels.shared.schedules import ScheduleConfig
 
 DataConfig = (
@@ -57,6 +60,11 @@ class OptimizerConfig:
     "kernels" spares what has one axis, biases and norms. `l1` adds l1 * sign(parameter) to the
     gradient, under the same mask. `clip_norm` scales the whole gradient (before L1 and L2) to at
     most that norm; 0 is off.
+
+    `layer_decay` multiplies the rate once for each layer from the head down to the embeddings
+    (`rate_scales`); 1 is off. `freeze` are patterns of the parameters that do not train and take no
+    memory here, by our path and torch's last name (`blocks.0.norm1.weight`); a BatchNorm of frozen
+    parameters keeps its running statistics too, and normalises by them.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -70,6 +78,8 @@ class OptimizerConfig:
     decay_mask: Literal["all", "kernels"] = "kernels"
     l1: float = 0.0
     clip_norm: float = 0.0
+    layer_decay: float = 1.0
+    freeze: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.name not in ("sgd", "adamw"):
@@ -87,6 +97,9 @@ class OptimizerConfig:
                 raise ValueError(f"optimizer.{name} {getattr(self, name)} must not be negative")
         if self.nesterov and self.momentum == 0:
             raise ValueError("optimizer.nesterov needs optimizer.momentum above 0; try 0.9")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"optimizer.layer_decay {self.layer_decay} must be in (0, 1]")
+        check_patterns("optimizer.freeze", self.freeze)
 
 
 @dataclass(frozen=True)
@@ -135,12 +148,17 @@ class ParityConfig:
 
 @dataclass(frozen=True)
 class Task:
-    """One task. `goal` is what its recipe reaches, or should, on real data; in words."""
+    """One task. `goal` is what its recipe reaches, or should, on real data; in words.
+
+    `lora`, off at rank 0, trains adapters in the place of the model's own weights. Its modules to
+    save are the task's new head, where it has one.
+    """
 
     name: str
     description: str
     model: ModelConfig
     data: DataConfig
+    lora: LoRAConfig = NO_ADAPTERS
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -152,6 +170,15 @@ class Task:
             raise ValueError(
                 f"task {self.name}: {architecture(self.model)} is no model for {self.data.dataset}"
             )
+        self.layers()
+
+    def layers(self) -> tuple[int, ...]:
+        """The model's layers, for the optimizer; () where it tells none apart.
+
+        Raises:
+            ValueError: the rates are to differ by layer, and the model has none.
+        """
+        return () if self.optimizer.layer_decay == 1 else layers_of(self.model)
 
 
 _SHAKESPEARE_LSTM = Task(
@@ -242,6 +269,7 @@ _TASKS = (
             mlp_dim=256,
         ),
         data=SubwordDataConfig(),
+        lora=LoRAConfig(rank=0, modules_to_save=(r"^(pooler|classifier)$",)),
         optimizer=OptimizerConfig(
             name="adamw", learning_rate=5e-5, weight_decay=1e-2, clip_norm=1.0
         ),

@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,6 +36,8 @@ def prepare(
 
     def train() -> tuple[Engine, Recorder]:
         engine, recorder = fit_engine(data, resume)
+        if run.task.lora.rank:
+            engine.merge_adapters(folder, base=checkpoint_of(run.task))
         save_checkpoint(folder, run.task.model, engine.weights())
         return engine, recorder
 
@@ -52,28 +55,22 @@ def choose_trainer(
         ValueError: the engine is not installed or cannot train the task, or the checkpoint's
             tensors are not the model's.
     """
+    start = partial(_pretrained, task) if checkpoint_of(task) and not resume else None
     if engine_name == "lightning":  # which brings its own loop
         try:
             from torchref.engines.lightning import check_supported, fit_lightning
         except ModuleNotFoundError as error:
             raise ValueError(missing_extra(engine_name, error)) from None
         check_supported(task)
-        weights = None if resume else _pretrained(task, make_engine("torch", task, folder))
-        return lambda data, resume: fit_lightning(
-            task, data, folder, resume=resume, weights=weights
-        )
-    engine = make_engine(engine_name, task, folder)
-    weights = None if resume else _pretrained(task, engine)
-    if weights is not None:
-        engine.load_weights(weights)
+        lit: Any = make_engine(engine_name, task, folder, start)
+        return lambda data, resume: fit_lightning(task, data, folder, resume=resume, engine=lit)
+    engine = make_engine(engine_name, task, folder, start)
     return lambda data, resume: (engine, fit(task, data, engine, folder, resume=resume))
 
 
-def _pretrained(task: Task, engine: Engine) -> dict[str, np.ndarray] | None:
-    """The weights that the task starts from; says which of them are new. None: the engine's own."""
-    if not checkpoint_of(task):
-        return None
-    weights, drawn = starting_weights(task, engine.weights())
+def _pretrained(task: Task, fresh: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The weights of the task's checkpoint, and fresh ones where it has none, which are named."""
+    weights, drawn = starting_weights(task, fresh)
     if drawn:
         print(
             f"{checkpoint_of(task)} has no {', '.join(drawn)}: drawn from seed {task.training.seed}"

@@ -133,6 +133,12 @@ def without_ignored(tensors: Mapping[str, T], rules: WeightRules | None = None) 
     }
 
 
+def count_parameters(tensors: Mapping[str, np.ndarray]) -> int:
+    """How many numbers of a model's tensors, by torch's names, are parameters: no statistics."""
+    statistics = ("running_mean", "running_var")
+    return sum(v.size for k, v in tensors.items() if k.rpartition(".")[2] not in statistics)
+
+
 def check_match(
     found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
 ) -> None:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from jaxmodels.shared.families.registry import family_of
@@ -30,20 +30,19 @@ from jaxmodels.shared.run import Recorder, check_finite
 from jaxmodels.shared.schedules import learning_rate
 from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.weights import check_match
-from torchref.engines.plain import TorchEngine, to_tensors
-from torchref.models import create
+from torchref.engines.plain import TorchEngine, make_model, to_tensors
 from torchref.optim import make_optimizer, prepare_gradients, set_learning_rate
 from torchref.step import Batch, Carry, training_loss
 
 
 class LitTask(lightning.LightningModule):
-    """A task's model, loss, optimizer and schedule."""
+    """A task's model (None: a fresh one), loss, optimizer and schedule."""
 
-    def __init__(self, task: Task, *, total_steps: int):
+    def __init__(self, task: Task, *, total_steps: int, model: nn.Module | None = None):
         super().__init__()
         self.task = task
         self.total_steps = total_steps
-        self.model = create(task.model, seed=task.training.seed)
+        self.model = model or make_model(task)
         self.carry: Carry = None  # not in a checkpoint: those are of epochs' ends, where it resets
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, torch.Tensor]:
@@ -63,7 +62,7 @@ class LitTask(lightning.LightningModule):
         return learning_rate(self.task.schedule, peak, step, self.total_steps)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return make_optimizer(self.task.optimizer, self.model)
+        return make_optimizer(self.task.optimizer, self.model, self.task.layers())
 
 
 class TaskDataModule(lightning.LightningDataModule):
@@ -229,11 +228,11 @@ def fit_lightning(
     folder: Path,
     *,
     resume: bool,
-    weights: dict[str, np.ndarray] | None = None,
+    engine: TorchEngine | None = None,
 ) -> tuple[TorchEngine, Recorder]:
     """Trains in Lightning's Trainer; returns a plain engine with the final weights, and history.
 
-    `weights` are those to start from, in torch's names and layout; None: drawn from the seed.
+    `engine` holds the model to train; None: a fresh one.
 
     Checkpoints are Lightning's own, `checkpoints/{last,best}.ckpt`, written at each epoch's end.
 
@@ -244,11 +243,9 @@ def fit_lightning(
     check_supported(task)
     training = task.training
     steps = family_of(task).steps_per_epoch(task, data)
-    module = LitTask(task, total_steps=training.epochs * steps)
-    engine = TorchEngine(task, folder)
-    engine.model = module.model  # one model: the engine evaluates what Lightning trains
-    if weights is not None:
-        engine.load_weights(weights)
+    engine = engine or TorchEngine(task, folder)
+    # One model: the engine evaluates what Lightning trains.
+    module = LitTask(task, total_steps=training.epochs * steps, model=engine.model)
     recorder = Recorder(folder, training.early_stopping_patience)
     checkpoints = folder / "checkpoints"
     last, best = checkpoints / "last.ckpt", checkpoints / "best.ckpt"

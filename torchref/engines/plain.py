@@ -12,10 +12,14 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from jaxmodels.shared.checksums import Position, check_record, check_tensors, seal
 from jaxmodels.shared.files import replaced
+from jaxmodels.shared.loop import Start
 from jaxmodels.shared.tasks import Task
+from torchref.frozen import freeze_found
+from torchref.lora import add_lora, merge, save_adapter
 from torchref.models import create
 from torchref.optim import make_optimizer
 from torchref.step import Batch, Carry, predict, train_step
@@ -23,13 +27,15 @@ from torchref.weights import load_tensors, read_tensors
 
 
 class TorchEngine:
-    """Trains a task's model; `folder` receives the checkpoints."""
+    """Trains a task's model; `folder` receives the checkpoints. See `make_model`."""
 
-    def __init__(self, task: Task, folder: Path):
+    def __init__(self, task: Task, folder: Path, start: Start | None = None):
         self.task = task
         self.folder = folder / "checkpoints"
-        self.model = create(task.model, seed=task.training.seed)
-        self.optimizer = make_optimizer(task.optimizer, self.model)
+        self.model = make_model(task, start)
+        self.optimizer = make_optimizer(task.optimizer, self.model, task.layers())
+        trained = (p for p in self.model.parameters() if p.requires_grad)
+        self.trainable_parameters = sum(p.numel() for p in trained)
         self.carry: Carry = None
 
     def train_step(self, batch: dict[str, np.ndarray], *, step: int, rate: float) -> dict[str, Any]:
@@ -54,6 +60,10 @@ class TorchEngine:
 
     def load_weights(self, tensors: dict[str, np.ndarray]) -> None:
         load_tensors(self.model, tensors)
+
+    def merge_adapters(self, folder: Path, *, base: str) -> None:
+        save_adapter(self.model, self.task.model, folder, base=base)
+        merge(self.model)
 
     def save(self, name: str, position: Position) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -111,6 +121,21 @@ class TorchEngine:
         )
         self.optimizer.load_state_dict(content)
         return position
+
+
+def make_model(task: Task, start: Start | None = None) -> nn.Module:
+    """The task's model as it is when its training starts.
+
+    Drawn from the seed, or with what `start` makes of that; then with the task's adapters; then
+    frozen where it does not train.
+    """
+    model = create(task.model, seed=task.training.seed)
+    if start is not None:
+        load_tensors(model, start(read_tensors(model)))
+    if task.lora.rank:
+        add_lora(model, task.lora, seed=task.training.seed)
+    freeze_found(model, task.optimizer.freeze)
+    return model
 
 
 def to_tensors(batch: dict[str, np.ndarray]) -> Batch:
