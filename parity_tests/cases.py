@@ -14,9 +14,11 @@ import torch
 from flax import nnx
 from torch import nn
 
+import jaxmodels.frozen
 import jaxmodels.lora
 import jaxmodels.losses
 import jaxmodels.models
+import torchref.frozen
 import torchref.lora
 import torchref.losses
 import torchref.models
@@ -40,6 +42,7 @@ from jaxmodels.shared.configs import (
     TimeSeriesTransformerConfig,
 )
 from jaxmodels.shared.lora import LoRAConfig
+from jaxmodels.shared.parameter_groups import layers_of
 from jaxmodels.shared.schedules import ScheduleConfig
 from jaxmodels.shared.targets import IGNORED
 from jaxmodels.shared.tasks import OptimizerConfig, Task
@@ -205,8 +208,14 @@ _ADAPTED: dict[str, tuple[str, LoRAConfig]] = {
     ),
     "bert-lora": (
         "bert",
-        LoRAConfig(3, 5.0, 0.25, (r"attention\.(query|value)$", "^pooler$", "^classifier$")),
+        LoRAConfig(3, 5.0, 0.25, (r"attention\.(query|value)$", "^pooler$"), ("^classifier$",)),
     ),
+}
+
+# Each case's base, the decay of its rates by layer, and what is frozen of it.
+_LAYERED: dict[str, tuple[str, float, tuple[str, ...]]] = {
+    "bert-layers": ("bert", 0.6, ("^token_embedding", "norm2")),
+    "resnet-layers": ("resnet-b", 0.7, (r"^stem\.", r"^blocks\.0\.convnorm1")),
 }
 
 
@@ -370,6 +379,17 @@ def _lora_case(name: str) -> Pair:
     return replace(pair, name=name, flax=make_flax(0), torch=make_torch(0), fresh=fresh)
 
 
+def _layered_case(name: str) -> Pair:
+    """A pair of which a part is frozen, and whose rates differ by layer."""
+    base, decay, frozen = _LAYERED[name]
+    pair = _case(base)
+    jaxmodels.frozen.freeze_found(pair.flax, frozen)
+    torchref.frozen.freeze_found(pair.torch, frozen)
+    optimizer = replace(pair.flax_recipe.optimizer, layer_decay=decay)
+    recipe = replace(pair.flax_recipe, optimizer=optimizer, layers=layers_of(config_of(base)))
+    return replace(pair, name=name, flax_recipe=recipe, torch_recipe=recipe)
+
+
 class FlaxNorm(nnx.Module):
     """BatchNorm, ReLU, a linear layer on the mean over pixels: images (B, H, W, C) -> (B, K)."""
 
@@ -452,6 +472,7 @@ def _masked_case() -> Pair:
 CASES: dict[str, Callable[[], Pair]] = {
     **{name: partial(_case, name) for name in _SETTINGS},
     **{name: partial(_lora_case, name) for name in _ADAPTED},
+    **{name: partial(_layered_case, name) for name in _LAYERED},
     "norm-offset": _offset_case,
     "attention-masked": _masked_case,
 }

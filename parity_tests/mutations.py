@@ -5,7 +5,7 @@ the rung it belongs to, with the rungs below silent. `audit()` runs them all.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +18,8 @@ import optax
 from flax import nnx
 
 from jaxmodels import optim
+from jaxmodels.frozen import FrozenBatchNorm, become
+from jaxmodels.lora import LoRALinear
 from jaxmodels.losses import cross_entropy, pinball_loss
 from jaxmodels.models import BERT, SimpleCNN, attention, create
 from jaxmodels.models.attention import MultiHeadAttention
@@ -272,6 +274,18 @@ def _deviation_of_n_minus_1(self: InstanceNorm, x: jax.Array) -> tuple[jax.Array
     return (x - mean) / deviation * self.scale[...] + self.bias[...], (mean, deviation)
 
 
+def _alpha_without_rank(pair: Pair) -> Pair:
+    def change(layer: Any) -> None:
+        config = layer.lora_config
+        layer.lora_config = dataclasses.replace(config, alpha=config.alpha * config.rank)
+
+    return _with_modules(pair, LoRALinear, change)
+
+
+def _frozen_statistics_go_on(pair: Pair) -> Pair:
+    return _with_modules(pair, FrozenBatchNorm, lambda module: become(module, BatchNorm))
+
+
 def _flatten_channels_first(pair: Pair) -> Pair:
     model = nnx.clone(pair.flax)
     assert isinstance(model, SimpleCNN)
@@ -340,20 +354,30 @@ def _optimizer(**changes: Any) -> Injection:
 
 
 def _replace_optimizer(
-    make: Callable[[OptimizerConfig], optax.GradientTransformation],
+    make: Callable[[OptimizerConfig, Sequence[int]], optax.GradientTransformation],
 ) -> Injection:
     return lambda pair: _recipe(pair, make_optimizer=make)
 
 
 @_replace_optimizer
-def _coupled_decay(config: OptimizerConfig) -> optax.GradientTransformation:
+def _two_steps_to_the_head(
+    config: OptimizerConfig, layers: Sequence[int]
+) -> optax.GradientTransformation:
+    """As in ELECTRA's own code: the last block has decay ** 2, the head 1."""
+    return optim.make_optimizer(config, (*layers, 1))
+
+
+@_replace_optimizer
+def _coupled_decay(config: OptimizerConfig, layers: Sequence[int]) -> optax.GradientTransformation:
     plain = optim.make_optimizer(dataclasses.replace(config, weight_decay=0.0))
     mask = partial(optim.decay_mask, config)
     return optax.chain(optax.add_decayed_weights(config.weight_decay, mask), plain)
 
 
 @_replace_optimizer
-def _clip_with_epsilon(config: OptimizerConfig) -> optax.GradientTransformation:
+def _clip_with_epsilon(
+    config: OptimizerConfig, layers: Sequence[int]
+) -> optax.GradientTransformation:
     def update(updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None):
         norm = optax.global_norm(updates)
         scale = jnp.minimum(1.0, config.clip_norm / (norm + 1e-6))
@@ -364,7 +388,7 @@ def _clip_with_epsilon(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 @_replace_optimizer
-def _optax_adam(config: OptimizerConfig) -> optax.GradientTransformation:
+def _optax_adam(config: OptimizerConfig, layers: Sequence[int]) -> optax.GradientTransformation:
     clip = optax.clip_by_global_norm(config.clip_norm)
     adam = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
     decay = optax.add_decayed_weights(config.weight_decay, partial(optim.decay_mask, config))
@@ -448,6 +472,8 @@ _ON_FORWARD = _on(
         _mean_where_all_is_masked,
     ),
     ("n - 1 in a window", "instance norm ddof", "series-patch", _deviation_of_n_minus_1),
+    ("alpha for alpha / rank", "LoRA's scale", "bert-lora", _alpha_without_rank),
+    ("statistics of the batch", "frozen BatchNorm", "resnet-layers", _frozen_statistics_go_on),
     ("rate means keep", "dropout", "simplecnn", _set(nnx.Dropout, "rate", 0.7)),
     ("bfloat16 passes", "matmul precision", "logistic", _bfloat16_product),
     ("a float32 cast inside", "float64", "simplecnn", _float32_leak),
@@ -482,6 +508,7 @@ _ON_STEP = _on(
     ("optax's own Adam, float32", "Adam bias correction", "simplecnn", _optax_adam),
     ("norm + 1e-6", "clipping", "logistic", _clip_with_epsilon),
     ("no Nesterov", "momentum", "logistic", _optimizer(nesterov=False)),
+    ("two steps to the head", "layer-wise rates", "bert-layers", _two_steps_to_the_head),
     ("one-cycle ends at the total", "schedules", "logistic-adamw", _one_cycle_to_total),
 )
 

@@ -47,6 +47,7 @@ class Recipe:
     loss: Callable[..., Any] | None = None  # (logits, labels) -> scalar; None: cross-entropy
     label_smoothing: float = 0.0
     make_optimizer: Callable[..., Any] | None = None  # None: the framework's own
+    layers: tuple[int, ...] = ()  # of the model, where their rates differ
 
     @staticmethod
     def of(optimizer: OptimizerConfig, schedule: ScheduleConfig, smoothing: float) -> "Recipe":
@@ -189,7 +190,8 @@ def observe_steps(
 ) -> list[Observation]:
     """Parameters, statistics and optimizer slots after `steps` steps."""
     recipe = pair.flax_recipe
-    optimizer = (recipe.make_optimizer or jaxmodels.optim.make_optimizer)(recipe.optimizer)
+    make_optimizer = recipe.make_optimizer or jaxmodels.optim.make_optimizer
+    optimizer = make_optimizer(recipe.optimizer, recipe.layers)
     loss_and_gradients = jax.value_and_grad(_flax_loss(pair), has_aux=True)
 
     @jax.jit
@@ -218,7 +220,7 @@ def _torch_steps(pair: Pair, leaves: Arrays, dtype: Dtype, steps: int) -> Arrays
     model, batch = _torch_inputs(pair, leaves, dtype)
     model.train()
     recipe = pair.torch_recipe
-    optimizer = torchref.optim.make_optimizer(recipe.optimizer, model)
+    optimizer = torchref.optim.make_optimizer(recipe.optimizer, model, recipe.layers)
     for step in range(steps):
         optimizer.zero_grad()
         _torch_loss(pair, model, batch).backward()
