@@ -6,6 +6,7 @@ DIR/run.json           task, engine, source
     history.jsonl      a line an epoch
     checkpoints/       to resume from, in the engine's own format
     model.safetensors  final weights, with config.json: any engine loads them
+    adapter_model.safetensors  of a run with adapters, with adapter_config.json: as peft has them
     metrics.json plots/ tensorboard/, and what the family adds: predictions.csv, samples.txt, ...
 """
 
