@@ -363,7 +363,7 @@ def _replace_optimizer(
 def _two_steps_to_the_head(
     config: OptimizerConfig, layers: Sequence[int]
 ) -> optax.GradientTransformation:
-    """As in ELECTRA's own code: the last block has decay ** 2, the head 1."""
+    """As in ELECTRA's own code: the last layer has decay ** 2, the head 1."""
     return optim.make_optimizer(config, (*layers, 1))
 
 
@@ -508,7 +508,7 @@ _ON_STEP = _on(
     ("optax's own Adam, float32", "Adam bias correction", "simplecnn", _optax_adam),
     ("norm + 1e-6", "clipping", "logistic", _clip_with_epsilon),
     ("no Nesterov", "momentum", "logistic", _optimizer(nesterov=False)),
-    ("two steps to the head", "layer-wise rates", "bert-layers", _two_steps_to_the_head),
+    ("two steps to the head", "layer-wise rates", "resnet-layers", _two_steps_to_the_head),
     ("one-cycle ends at the total", "schedules", "logistic-adamw", _one_cycle_to_total),
 )
 

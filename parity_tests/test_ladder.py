@@ -27,7 +27,7 @@ from parity_tests.pairs import (
 # Their ten steps in two precisions take the longest; transformers' own classes are compared in
 # float64 among the fast tests.
 SLOW_STEPS = (
-    *("roberta", "distilbert", "gpt2-lora", "bert-lora"),
+    *("roberta", "distilbert", "gpt2-lora", "bert-lora", "bert-layers"),
     *("imagenet-resnet-basic", "imagenet-resnet-bottleneck"),
 )
 PAIRS = [

@@ -35,7 +35,9 @@ from parity_tests.adapters import (
     randomize,
 )
 from parity_tests.cases import CASES
-from parity_tests.pairs import hot_leaves
+from parity_tests.ladder import BOUNDS as LADDER_BOUNDS
+from parity_tests.ladder import module_norms, relative_error
+from parity_tests.pairs import hot_leaves, observe_steps
 from torchref.weights import read_tensors
 
 
@@ -182,6 +184,22 @@ def test_flax_dropout_is_the_same_where_blocks_are_scanned_or_computed_anew():
         assert value == pytest.approx(float(first), rel=1e-5)
         for leaf, gradient in gradients.items():
             np.testing.assert_allclose(gradient, of_first[leaf], rtol=1e-3, atol=1e-6)
+
+
+def test_ten_steps_with_a_head_beside_the_adapters_are_equal_in_float64():
+    """One draw of the ladder's step rung, whose sixteen are slow."""
+    pair = CASES["bert-lora"]()
+    ((flax, twin),) = observe_steps(pair, [hot_leaves(pair, 0)], "float64")
+    norms = module_norms(twin)
+    errors = {
+        name: relative_error(flax[name], value, norms[name.rpartition(".")[0]])
+        for name, value in twin.items()
+    }
+    assert flax.keys() == twin.keys()
+    assert max(errors.values()) <= LADDER_BOUNDS["step", "float64"]
+    trained = {name.partition(" ")[2] for name in twin if name.startswith("first_moment ")}
+    assert {"classifier.kernel", "pooler.lora_a"} < trained
+    assert not [name for name in trained if name.startswith(("token_", "blocks.0.linear"))]
 
 
 def test_hot_leaves_draw_both_matrices():

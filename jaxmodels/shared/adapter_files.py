@@ -85,7 +85,7 @@ def write_adapter(
         "lora_alpha": int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,
         "lora_dropout": lora.dropout_rate,
         "target_modules": sorted({_shortest(names[path], others) for path in adapted}),
-        "modules_to_save": [_hub_module(config, path) for path in saved] or None,
+        "modules_to_save": sorted(_hub_module(config, path) for path in saved) or None,
         "fan_in_fan_out": any(is_transposed(config, f"{names[path]}.weight") for path in adapted),
         "bias": "none",
         "init_lora_weights": True,
