@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from parity_tests.results import Verdict
+from jaxmodels.shared.tasks import TASKS
+from parity_tests.results import Curves, Verdict
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
@@ -62,6 +63,28 @@ def test_parity_takes_the_curves_length(run, tmp_path):
     assert "7 steps on sample" in (tmp_path / "report.html").read_text()
 
 
+def test_parity_takes_settings_of_its_tasks(run, tmp_path):
+    seen = {}
+
+    def curve_rung(task, data):
+        seen[task.name] = task
+        verdict = Verdict(task.name, "curve", "float32", 0, 4, "step 0")
+        return verdict, Curves(task.name, ((1.0,),), ((1.0,), (1.0,)))
+
+    run(
+        *("parity", "cifar10-logistic", "cifar10-simplecnn", "--rungs", "curve", "--out", tmp_path),
+        *("--set", "data.crop-padding=2", "--set", "data.validation_fraction=0.25"),
+        *("--set", "parity.curve-steps=9", "--set", "optimizer.nesterov=true"),
+        curve_rung=curve_rung,
+    )
+    for name, task in seen.items():
+        assert (task.data.crop_padding, task.data.validation_fraction) == (2, 0.25)
+        assert (task.parity.curve_steps, task.optimizer.nesterov) == (9, True)
+        assert task.model == TASKS[name].model
+        assert task.training == TASKS[name].training
+    assert list(seen) == ["cifar10-logistic", "cifar10-simplecnn"]
+
+
 def test_parity_climbs_text_only_with_models_of_text(run, tmp_path, capsys):
     def text_rung(task):
         return [Verdict(task.name, "text", "float64", 0, 0, "smallest margin 1.0e-04")]
@@ -89,6 +112,14 @@ def test_parity_climbs_text_only_with_models_of_text(run, tmp_path, capsys):
         (["all", "--rungs", "metric", "--seeds", "1"], "--seeds 1 gives no interval"),
         (["cifar10-cnn", "--rungs", "text"], "cifar10-cnn writes no text; expected some of shakes"),
         (["all", "--rungs", "curve", "--steps", "0"], "--steps 0 must be at least 1"),
+        (["cifar10-cnn", "--set", "training.batch_size"], "batch_size: expected GROUP.NAME=VALUE"),
+        (["cifar10-cnn", "--set", "name.x=1"], "name.x=1: expected GROUP.NAME=VALUE, of the group"),
+        (
+            ["cifar10-cnn", "imdb-lstm", "--set", "data.max-length=64"],
+            "data.max-length is unknown to cifar10-cnn; expected, after data., one of .*crop-paddi",
+        ),
+        (["imdb-lstm", "--set", "data.max-length=x"], "data.max-length.*'x'"),
+        (["imdb-lstm", "--set", "data.max-length=0"], "data.max.length 0 must be at least 1"),
     ],
 )
 def test_parity_refuses_bad_arguments(run, tmp_path, arguments, message):

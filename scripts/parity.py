@@ -2,7 +2,8 @@
 
 Writes report.html and report.json; exits 1 if anything fails. The rungs weights, forward, gradient
 and step need no data, nor does text, which is climbed by models of text; curve, metric and resume
-train on --source.
+train on --source. `--set` changes the recipe of every task that is named, as train.py's flags do, and
+what the rungs spend: --set data.max-length=64 --set parity.metric-epochs=2
 """
 
 import argparse
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from jaxmodels.shared.command_line import find_task, run_script
+from jaxmodels.shared.command_line import find_task, run_script, with_settings
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.tasks import TASKS, Task
 from parity_tests.cases import task_pair
@@ -40,11 +41,20 @@ def main() -> int:
     parser.add_argument("--source", default="sample", help="as of train.py [default: sample]")
     parser.add_argument("--seeds", type=int, default=5, help="of the metric rung [default: 5]")
     parser.add_argument("--steps", type=int, help="of the curve rung [default: the task's, 200]")
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="GROUP.NAME=VALUE",
+        help="a setting of every task, as of train.py, or parity.metric-epochs=2; may be repeated",
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/parity"))
     arguments = parser.parse_args()
 
     names = arguments.tasks or ([] if arguments.audit and not arguments.rungs else ["all"])
     tasks = list(TASKS.values()) if "all" in names else [find_task(name) for name in names]
+    tasks = [with_settings(task, arguments.settings, flag="--set") for task in tasks]
     rungs = arguments.rungs.split(",") if arguments.rungs else list(CLAIMS)
     unknown = [rung for rung in rungs if rung not in CLAIMS]
     if unknown:

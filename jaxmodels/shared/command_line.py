@@ -19,7 +19,14 @@ from jaxmodels.shared.hub.folder import config_content, open_checkpoint
 from jaxmodels.shared.lora import NO_ADAPTERS, LoRAConfig
 from jaxmodels.shared.run import NonFiniteLossError, Run
 from jaxmodels.shared.schedules import ScheduleConfig
-from jaxmodels.shared.tasks import TASKS, DataConfig, OptimizerConfig, Task, TrainingConfig
+from jaxmodels.shared.tasks import (
+    TASKS,
+    DataConfig,
+    OptimizerConfig,
+    ParityConfig,
+    Task,
+    TrainingConfig,
+)
 
 if TYPE_CHECKING:
     from jaxmodels.shared.loop import Engine, Start
@@ -163,6 +170,46 @@ def with_arguments(task: Task, arguments: Any, *, shortcuts: tuple[str, ...]) ->
     if arguments.lora != task.lora and not arguments.lora.rank:
         raise ValueError("--lora settings are without effect at --lora.rank 0; add --lora.rank 8")
     return dataclasses.replace(task, **settings)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """All that a `--set` may change."""
+
+    model: ModelConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    training: TrainingConfig
+    parity: ParityConfig
+
+
+def with_settings(task: Task, settings: list[str], *, flag: str) -> Task:
+    """The task with settings such as "data.max-length=64", each given to `flag`.
+
+    Raises:
+        ValueError: one names no setting of the task, or its value is refused.
+    """
+    for setting in settings:
+        group, dot, rest = setting.partition(".")
+        name, equals, _ = rest.partition("=")
+        known = [field.name for field in dataclasses.fields(_Settings)]
+        if not (dot and equals) or group not in known:
+            raise ValueError(
+                f"{flag} {setting}: expected GROUP.NAME=VALUE, of the groups {', '.join(known)}; "
+                "try training.batch-size=32"
+            )
+        names = [field.name for field in dataclasses.fields(getattr(task, group))]
+        if name.replace("-", "_") not in names:
+            written = ", ".join(name.replace("_", "-") for name in names)
+            raise ValueError(
+                f"{flag} {setting}: {group}.{name} is unknown to {task.name}; expected, after "
+                f"{group}., one of {written}"
+            )
+    default = _Settings(*(getattr(task, field.name) for field in dataclasses.fields(_Settings)))
+    changed = parse(default, settings, prog=f"train.py {task.name}")
+    groups = {field.name: getattr(changed, field.name) for field in dataclasses.fields(changed)}
+    return dataclasses.replace(task, **groups)
 
 
 def as_flags(task: Task) -> list[str]:
