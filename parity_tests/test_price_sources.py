@@ -114,6 +114,15 @@ def test_seasonal_sources():
     assert set(np.diff(co2.frames["CO2"].dates).astype(int)) == {7}
 
 
+def test_season_is_the_sources_own_or_a_year(tmp_path):
+    assert read_prices("sample").season is None  # of daily prices nobody knows one
+    assert (read_prices("seasonal").season, read_prices("co2").season) == (20, 52)
+    for days, season in ((1, None), (7, 52), (10, None), (30, 12)):
+        dates = np.datetime64("2013-01-02") + days * np.arange(5)
+        rows = "".join(f"{date},5\n" for date in dates)
+        assert read_prices(write(tmp_path, f"Date,Close\n{rows}")).season == season
+
+
 @pytest.mark.real
 def test_real_prices_are_read():
     if "JAXMODELS_DATA" not in os.environ:

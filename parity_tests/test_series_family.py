@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from jaxmodels.shared import baselines
 from jaxmodels.shared.backtest import backtest
 from jaxmodels.shared.baselines import Forecast, History, installed_baselines
 from jaxmodels.shared.command_line import load_engine
-from jaxmodels.shared.data.price_sources import read_prices
+from jaxmodels.shared.data.price_sources import Prices, read_prices
+from jaxmodels.shared.data.price_tables import PriceTable
 from jaxmodels.shared.data.series import SeriesDataConfig, make_windows
 from jaxmodels.shared.families import series
 from jaxmodels.shared.forecast_table import write_table
@@ -118,6 +120,26 @@ def test_intervals_of_the_table_are_as_wide_as_the_models(
     assert series.enclosed((0.5,)) == 0.9
 
 
+def test_baselines_are_given_the_season_of_the_series(run: Path) -> None:
+    def config_of(prices: Prices) -> baselines.BaselineConfig:
+        data = make_windows(prices, SeriesDataConfig(window=10, horizons=(1, 5)))
+        return series._baselines(data, coverage=0.9)
+
+    co2 = read_prices("co2")
+    assert (config_of(co2).season, config_of(co2).seasonal_smoothing) == (52, True)
+    assert config_of(replace(co2, season=None)) == baselines.BaselineConfig()
+    # Of 180 weeks those before the test span are fewer than three years.
+    start = PriceTable(co2.frames["CO2"].dates[:180], {"close": walk(180)})
+    assert config_of(replace(co2, frames={"CO2": start})) == baselines.BaselineConfig()
+    assert "season of the seasonal methods is 20 rows" in (run / "table.md").read_text()
+
+
+def test_title_names_few_tickers() -> None:
+    for count, title in ((1, "T0"), (5, "T0, T1, T2, T3, T4"), (7, "T0, T1, T2, T3 and 3 more")):
+        prices = prices_of(**{f"T{number}": walk(200) for number in range(count)})
+        assert series._tickers(make_windows(prices, SeriesDataConfig(window=10))) == title
+
+
 def row(method: str, **changes: Any) -> dict[str, Any]:
     """A row of the backtest, of a method that is as good as the random walk."""
     own = {"ticker": "A", "span": "all", "horizon": 5, "method": method, "origins": 60}
@@ -147,7 +169,7 @@ def test_verdict_says_what_the_numbers_do(case: str, tmp_path: Path) -> None:
     rows = [row("random walk"), row("m", **changes), row("drift", mae=1.9, skill=0.05)]
     rows.insert(0, row("ARIMA", mae=3.0, skill=-0.5))
     rows += [one | {"span": "2020", "mae": 0.1, "p_value": 0.0} for one in rows]  # not looked at
-    (verdict,) = write_table(tmp_path, rows, "m", coverage=0.8)
+    (verdict,) = write_table(tmp_path, rows, "m", coverage=0.8, season=5)
     assert verdict.startswith(f"A, 5 rows ahead: m {words} the random walk (skill ")
     assert verdict.endswith("; the best other method is drift (skill +0.050)")
     assert "its 80% interval holds 90%" in verdict
@@ -157,7 +179,7 @@ def test_verdict_says_what_the_numbers_do(case: str, tmp_path: Path) -> None:
 
 def test_verdict_needs_no_other_baseline(tmp_path: Path) -> None:
     rows = [row("random walk"), row("m", p_value=1e-9, **BETTER)]
-    (verdict,) = write_table(tmp_path, rows, "m", coverage=0.9)
+    (verdict,) = write_table(tmp_path, rows, "m", coverage=0.9, season=5)
     assert verdict.endswith("m beats the random walk (skill +0.250, p <0.001); its 90% interval "
                             "holds 90%")  # fmt: skip
     assert "| <0.001 |" in (tmp_path / "table.md").read_text()
@@ -182,7 +204,7 @@ def test_verdict_follows_from_the_forecasts(tmp_path: Path) -> None:
     rows = backtest(prices, (1, 20), **options)
     words = {"oracle": "beats", "copy": "is level with", "off": "is worse than"}
     for name, word in words.items():
-        near, far = write_table(tmp_path, rows, name, coverage=0.9)
+        near, far = write_table(tmp_path, rows, name, coverage=0.9, season=5)
         assert f"{name} {word} the random walk" in near
         # Twenty rows ahead from origins four rows apart: eight in forty do not overlap.
         assert name == "copy" or "cannot be told from the random walk" in far

@@ -204,6 +204,11 @@ def installed_baselines() -> tuple[str, ...]:
     return tuple(name for name in BASELINES if name != "Prophet" or find_spec("prophet"))
 
 
+def fewest_rows(name: str, config: BaselineConfig, last: int) -> int:
+    """How many rows of history a baseline needs to forecast `last` rows on."""
+    return BASELINES[name][1](config, last)
+
+
 def check_installed() -> None:
     """Raises a ValueError where a library of the baselines (but for Prophet's) is missing."""
     if find_spec("statsmodels") is None:
@@ -231,8 +236,8 @@ def forecast_prices(
         raise ValueError(f"baseline {name!r} is unknown; expected {', '.join(BASELINES)}")
     if not horizons or min(horizons) < 1:
         raise ValueError(f"horizons {horizons} must be 1 or more; try 1 5 20")
-    baseline, fewest = BASELINES[name]
-    needed = fewest(config, max(horizons))
+    baseline, _ = BASELINES[name]
+    needed = fewest_rows(name, config, max(horizons))
     if len(history.prices) < needed:
         raise ValueError(
             f"{name} has a history of {len(history.prices)} rows; expected at least {needed}; "

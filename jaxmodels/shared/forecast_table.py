@@ -1,7 +1,7 @@
 """The backtest as a table for people, with a verdict in words: `table.md` and `backtest.csv`.
 
 >>> rows = backtest(prices, (1, 5), models={"prices-lstm": forecaster})
->>> write_table(folder, rows, "prices-lstm", coverage=0.9)[0]
+>>> write_table(folder, rows, "prices-lstm", coverage=0.9, season=5)[0]
 'GOOG, 1 row ahead: prices-lstm cannot be told from the random walk (skill -0.012, p 0.310) ...'
 """
 
@@ -39,10 +39,13 @@ _SIGNIFICANCE = 0.05
 _FEWEST_SEPARATE = 10
 
 
-def write_table(folder: Path, rows: Sequence[Row], model: str, *, coverage: float) -> list[str]:
+def write_table(
+    folder: Path, rows: Sequence[Row], model: str, *, coverage: float, season: int
+) -> list[str]:
     """Writes every row to backtest.csv and those of all spans together to table.md.
 
-    `coverage` is the share of prices that an interval is meant to hold.
+    `coverage` is the share of prices that an interval is meant to hold; `season`, in rows, is that
+    of the seasonal baselines.
 
     Returns:
         A verdict on `model` for each ticker and horizon.
@@ -60,7 +63,8 @@ def write_table(folder: Path, rows: Sequence[Row], model: str, *, coverage: floa
         "Skill is 1 - MAE / MAE of the random walk; p is the two-sided Diebold-Mariano test's, of",
         "absolute errors against the random walk's, and one in twenty is below 0.05 by chance.",
         "Coverage is the share of prices within a method's interval, which is meant to hold",
-        f"{100 * coverage:.3g}% of them. The methods are in the order of their MAE.",
+        f"{100 * coverage:.3g}% of them. The season of the seasonal methods is {season} rows. The",
+        "methods are in the order of their MAE.",
     ]
     for ((ticker, horizon), own), verdict in zip(groups.items(), verdicts, strict=True):
         lines += ["", f"## {ticker}, {_ahead(horizon)}, {own[0]['origins']} origins", ""]

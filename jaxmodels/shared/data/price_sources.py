@@ -28,6 +28,7 @@ SOURCES = (
 SEASONAL_PERIODS = (5, 20)  # of the "seasonal" source, in rows: a week and a month of trading
 _SEASONAL_ROWS = 1500
 _SEASONAL_NOISE = 0.005  # standard deviation of the log price about its seasons
+_ROWS_OF_A_YEAR = {52: (7, 7), 12: (28, 31)}  # by how many days there are from row to row
 _TIMEOUT_SECONDS = 10
 _OFFLINE = "with no network, use --source sample or --source PATH (a folder of CSV files)"
 
@@ -37,13 +38,16 @@ class Prices:
     """What a source holds.
 
     `source` says for people what was read. `gaps` has a line for each stretch of days without a
-    row: a trading halt is no error, but nobody should find out about it from a chart.
+    row: a trading halt is no error, but nobody should find out about it from a chart. `season` is
+    after how many rows the values come round again; None where no such number is known, as of
+    shares traded daily.
     """
 
     source: str
     tickers: tuple[str, ...]
     frames: dict[str, PriceTable]
     gaps: tuple[str, ...]
+    season: int | None = None
 
 
 def read_prices(source: str, *, tickers: Sequence[str] = ()) -> Prices:
@@ -73,7 +77,19 @@ def read_prices(source: str, *, tickers: Sequence[str] = ()) -> Prices:
         for ticker, table in frames.items()
         for before, after in find_gaps(table)
     ]
-    return Prices(description, tuple(frames), frames, tuple(gaps))
+    season = max(SEASONAL_PERIODS) if source == "seasonal" else _season_of(frames)
+    return Prices(description, tuple(frames), frames, tuple(gaps), season)
+
+
+def _season_of(frames: dict[str, PriceTable]) -> int | None:
+    """The rows in a year, where every table is weekly or monthly."""
+    if any(len(table) < 2 for table in frames.values()):
+        return None
+    days = [np.median(np.diff(table.dates).astype(int)) for table in frames.values()]
+    for season, (fewest, most) in _ROWS_OF_A_YEAR.items():
+        if all(fewest <= between <= most for between in days):
+            return season
+    return None
 
 
 def _read_sample() -> tuple[str, dict[str, PriceTable]]:

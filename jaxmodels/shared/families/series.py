@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from jaxmodels.shared import forecast_plots, plots
 from jaxmodels.shared.backtest import Forecaster, backtest, model_forecaster, room_for
-from jaxmodels.shared.baselines import BaselineConfig, check_installed
+from jaxmodels.shared.baselines import BaselineConfig, check_installed, fewest_rows
 from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.data.series import (
     Scaler,
@@ -38,6 +39,7 @@ KEEP_OUTPUTS = True
 
 SCALERS_FILE = "scalers.json"
 _SCALERS = ("inputs", "targets")
+_NAMED = 5  # tickers in a title
 _BACKTESTS = ((3, 20), (1, 20), (1, 5))  # spans, origins in each
 
 
@@ -134,19 +136,34 @@ def write_outputs(
         return predict({"inputs": inputs}, None)[0]
 
     model = model_forecaster(outputs_of, data, _quantiles(task))
-    coverage = enclosed(_quantiles(task))
-    rows = _backtest(data, {task.name: model}, BaselineConfig(coverage=coverage))
+    baselines = _baselines(data, coverage=enclosed(_quantiles(task)))
+    rows = _backtest(data, {task.name: model}, baselines)
     if not rows:
         return {"verdicts": ["the test span is too short for a backtest"]}
     forecast_plots.plot_error_by_horizon(rows, drawn / "error_by_horizon.png", title=title)
     forecast_plots.plot_backtest(rows, drawn / "backtest.png", title=title)
-    verdicts = write_table(folder, rows, task.name, coverage=coverage)
+    verdicts = write_table(
+        folder, rows, task.name, coverage=baselines.coverage, season=baselines.season
+    )
     return {"backtest": [row for row in rows if row["span"] == "all"], "verdicts": verdicts}
 
 
 def enclosed(quantiles: tuple[float, ...]) -> float:
     """The share of values that the outer quantiles enclose; of a median alone, the baselines'."""
     return quantiles[-1] - quantiles[0] or BaselineConfig.coverage
+
+
+def _baselines(data: SeriesData, *, coverage: float) -> BaselineConfig:
+    """With the season of the series, where every ticker has seen as many as smoothing one takes."""
+    config = BaselineConfig(coverage=coverage)
+    if data.prices.season is None:
+        return config
+    seasonal = replace(config, season=data.prices.season, seasonal_smoothing=True)
+    seen = min(
+        int(np.searchsorted(table.dates, data.test_start)) for table in data.prices.frames.values()
+    )
+    enough = fewest_rows("exponential smoothing", seasonal, data.config.horizons[-1]) <= seen
+    return seasonal if enough else config
 
 
 def _backtest(
@@ -232,7 +249,9 @@ def _draw_forecasts(
 
 def _tickers(data: SeriesData) -> str:
     """For a title, where the source's own description is too long."""
-    return shorten(", ".join(data.tickers), 40)
+    named = data.tickers if len(data.tickers) <= _NAMED else data.tickers[: _NAMED - 1]
+    rest = len(data.tickers) - len(named)
+    return shorten(", ".join(named), 40) + (f" and {rest} more" if rest else "")
 
 
 def _days_ahead(data: SeriesData, ticker: str, dates: np.ndarray, horizon: int) -> np.ndarray:
