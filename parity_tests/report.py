@@ -132,9 +132,12 @@ class MatrixRow:
 def matrix(report: Report, *, tasks_abreast: int) -> list[tuple[list[str], list[MatrixRow]]]:
     """The matrix as tables of at most `tasks_abreast` tasks: (tasks, rows).
 
+    They share the tasks evenly: twelve are three tables of four rather than of five, five and two.
     A rung that no task of a table can have is no row of it.
     """
     tasks = task_names(report)
+    if tasks:
+        tasks_abreast = math.ceil(len(tasks) / math.ceil(len(tasks) / tasks_abreast))
     pairs = [
         (rung, dtype)
         for rung in rung_order(report)

@@ -235,6 +235,16 @@ def test_a_rung_that_no_task_of_a_table_can_have_is_no_row_of_it():
     assert [row.rung for row in second] == ["forward", "text"]
 
 
+@pytest.mark.parametrize(
+    ("tasks", "abreast", "sizes"),
+    [(12, 5, [4, 4, 4]), (7, 5, [4, 3]), (5, 5, [5]), (3, 1, [1, 1, 1])],
+)
+def test_tables_share_the_tasks_evenly(tasks, abreast, sizes):
+    verdicts = [Verdict(f"t{number}", "weights", "float32", 0, 0, "") for number in range(tasks)]
+    tables = matrix(report_of(*verdicts, curves=(), accuracies=()), tasks_abreast=abreast)
+    assert [len(names) for names, _ in tables] == sizes
+
+
 def test_unmeasured_cells_are_dashes():
     other = dataclasses.replace(verdict_of("forward", "float32", 1.0), task="cifar10-logistic")
     report = report_of(verdict_of("forward", "float64", 1e-15), other)
@@ -397,3 +407,10 @@ def test_a_metric_that_is_no_accuracy_is_not_in_percentage_points():
     error = dataclasses.replace(accuracy, task="prices-lstm", metric="absolute_error")
     assert (format_value(accuracy), format_bound(accuracy)) == ("1.50 pp", "2 pp")
     assert (format_value(error), format_bound(error)) == ("0.0150", "0.02")
+
+
+def test_a_metrics_figure_is_called_what_it_is():
+    where = "mean difference +0.00278"
+    page = render_html(report_of(Verdict("t", "metric", "float32", 0.0063, 0.02, where)))
+    assert f"The interval's farther end; {where}" in page
+    assert "Worst" not in page
