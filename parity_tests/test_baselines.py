@@ -227,7 +227,7 @@ def test_config_is_checked(changes, message):
         ("ARIMA", "statsmodels.tsa.arima.model", r"'jaxmodels\[forecast\]'"),
         (
             "exponential smoothing",
-            "statsmodels.tsa.statespace.exponential_smoothing",
+            "statsmodels.tsa.exponential_smoothing.ets",
             r"'jaxmodels\[forecast\]'",
         ),
         ("Prophet", "prophet", "prophet"),

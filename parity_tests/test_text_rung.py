@@ -6,8 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxmodels.shared.configs import CharRNNConfig
+from jaxmodels.shared.configs import CharRNNConfig, GPT2Config
 from jaxmodels.shared.tasks import TASKS
+from parity_tests import text_rung as text_rung_module
+from parity_tests.cases import task_pair
+from parity_tests.pairs import hot_leaves
 from parity_tests.text_rung import MAKERS, Text, compare_texts, flax_predict, text_rung
 
 SIZES = {"vocabulary_size": 23, "embedding_dim": 9, "hidden_dim": 14}
@@ -29,6 +32,16 @@ def test_both_frameworks_write_the_same_text(cell: str) -> None:
         assert verdict.ok, f"{verdict.value} tokens differ, first {verdict.first_divergence}"
         assert "smallest margin" in verdict.where
         assert "64 prompts, 16,896 tokens" in verdict.note
+
+
+def test_texts_may_be_longer_than_a_transformers_context() -> None:
+    sizes = {"vocabulary_size": 23, "hidden_dim": 12, "mlp_dim": 20, "num_layers": 1}
+    model = GPT2Config(context_length=16, num_heads=2, **sizes)
+    task = dataclasses.replace(TASKS["shakespeare-transformer"], model=model)
+    pair = task_pair(task)
+    prompts, texts = [np.arange(11), np.arange(3)], [Text(tuple(range(20)), ())] * 2
+    apart = text_rung_module._rounding(task, pair, hot_leaves(pair, 0), prompts, texts)
+    assert 0 < apart < 1e-4
 
 
 def slightly_off(task: Any, pair: Any, leaves: Any, dtype: Any) -> Any:

@@ -158,8 +158,12 @@ def _write(task: Task, predict: Predict, prompts: list[np.ndarray]) -> dict[str,
 def _rounding(
     task: Task, pair: Pair, leaves: Arrays, prompts: list[np.ndarray], texts: list[Text]
 ) -> float:
-    """How far torch's float32 logits are from its float64 ones at most, on the texts it wrote."""
-    rows = [np.append(p, t.tokens) for p, t in zip(prompts, texts, strict=True)]
+    """How far torch's float32 logits are from its float64 ones at most, on the texts it wrote.
+
+    Of a text that is longer than the model's context, its beginning is read.
+    """
+    limit = getattr(task.model, "context_length", None)
+    rows = [np.append(p, t.tokens)[:limit] for p, t in zip(prompts, texts, strict=True)]
     length = max(map(len, rows))
     tokens = np.array([np.pad(row, (0, length - len(row))) for row in rows], np.int32)  # (B, T)
     batch = {"tokens": tokens, "reset": np.zeros(len(rows), bool)}

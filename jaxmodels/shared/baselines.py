@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 
@@ -119,7 +118,9 @@ def arima(history: History, horizons: np.ndarray, config: BaselineConfig) -> Ret
         # Starting parameters that the library replaces by zeros: common, and of no consequence.
         warnings.filterwarnings("ignore", message="Non-(invertible|stationary) starting")
         fitted = ARIMA(logs * _PERCENT, order=config.arima_order).fit()
-    return _from_statsmodels(fitted, logs[-1], horizons)
+    forecast = fitted.get_forecast(int(horizons.max()))
+    means, deviations = forecast.predicted_mean / _PERCENT, forecast.se_mean / _PERCENT
+    return means[horizons - 1] - logs[-1], deviations[horizons - 1]
 
 
 def exponential_smoothing(
@@ -130,18 +131,23 @@ def exponential_smoothing(
     With `config.seasonal_smoothing`, Winters' season of `config.season` rows besides.
     """
     try:
-        from statsmodels.tsa.statespace.exponential_smoothing import ExponentialSmoothing
+        import pandas
+        from statsmodels.tsa.exponential_smoothing.ets import ETSModel
     except ImportError as error:
         raise _missing("exponential smoothing", "statsmodels", error) from error
     logs = _recent_logs(history, config)
-    model = ExponentialSmoothing(
-        logs * _PERCENT,
-        trend=True,
+    model = ETSModel(
+        pandas.Series(logs * _PERCENT),  # of an array it gives no intervals
+        trend="add",
         damped_trend=True,
-        seasonal=config.season if config.seasonal_smoothing else None,
+        seasonal="add" if config.seasonal_smoothing else None,
+        seasonal_periods=config.season if config.seasonal_smoothing else None,
         initialization_method="heuristic",
     )
-    return _from_statsmodels(model.fit(disp=False), logs[-1], horizons)
+    forecast = model.fit(disp=False).get_prediction(len(logs), len(logs) + int(horizons.max()) - 1)
+    means = forecast.predicted_mean.to_numpy()[horizons - 1] / _PERCENT
+    deviations = np.sqrt(np.asarray(forecast.forecast_variance))[horizons - 1] / _PERCENT
+    return means - logs[-1], deviations
 
 
 def dlinear(history: History, horizons: np.ndarray, config: BaselineConfig) -> Returns:
@@ -288,12 +294,6 @@ def _linear(
     weights = np.linalg.solve(gram, design.T @ targets)  # (F, H)
     means = (newest - center) / scale @ weights + target_center + bases[-1] - logs[-1]
     return means, _rms(targets - design @ weights)
-
-
-def _from_statsmodels(fitted: Any, last_log: float, horizons: np.ndarray) -> Returns:
-    forecast = fitted.get_forecast(int(horizons.max()))
-    means, deviations = forecast.predicted_mean / _PERCENT, forecast.se_mean / _PERCENT
-    return means[horizons - 1] - last_log, deviations[horizons - 1]
 
 
 def _recent_logs(history: History, config: BaselineConfig) -> np.ndarray:
