@@ -35,8 +35,9 @@ def test_both_frameworks_write_the_same_text(cell: str) -> None:
 
 
 def test_texts_may_be_longer_than_a_transformers_context() -> None:
-    sizes = {"vocabulary_size": 23, "hidden_dim": 12, "mlp_dim": 20, "num_layers": 1}
-    model = GPT2Config(context_length=16, num_heads=2, **sizes)
+    model = GPT2Config(
+        vocabulary_size=23, context_length=16, hidden_dim=12, num_layers=1, num_heads=2, mlp_dim=20
+    )
     task = dataclasses.replace(TASKS["shakespeare-transformer"], model=model)
     pair = task_pair(task)
     prompts, texts = [np.arange(11), np.arange(3)], [Text(tuple(range(20)), ())] * 2

@@ -63,8 +63,8 @@ def write_table(
         "Skill is 1 - MAE / MAE of the random walk; p is the two-sided Diebold-Mariano test's, of",
         "absolute errors against the random walk's, and one in twenty is below 0.05 by chance.",
         "Coverage is the share of prices within a method's interval, which is meant to hold",
-        f"{100 * coverage:.3g}% of them. The season of the seasonal methods is {season} rows. The",
-        "methods are in the order of their MAE.",
+        f"{100 * coverage:.3g}% of them. The season of the seasonal methods is {season} rows.",
+        "The methods are in the order of their MAE.",
     ]
     for ((ticker, horizon), own), verdict in zip(groups.items(), verdicts, strict=True):
         lines += ["", f"## {ticker}, {_ahead(horizon)}, {own[0]['origins']} origins", ""]
