@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
@@ -144,7 +145,8 @@ def exponential_smoothing(
         seasonal_periods=config.season if config.seasonal_smoothing else None,
         initialization_method="heuristic",
     )
-    forecast = model.fit(disp=False).get_prediction(len(logs), len(logs) + int(horizons.max()) - 1)
+    fitted: Any = model.fit(disp=False)
+    forecast = fitted.get_prediction(len(logs), len(logs) + int(horizons.max()) - 1)
     means = forecast.predicted_mean.to_numpy()[horizons - 1] / _PERCENT
     deviations = np.sqrt(np.asarray(forecast.forecast_variance))[horizons - 1] / _PERCENT
     return means - logs[-1], deviations
