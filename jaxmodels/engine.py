@@ -24,7 +24,7 @@ from jaxmodels.shared.checksums import Position
 from jaxmodels.shared.loop import Start
 from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.weights import to_flax_layout, to_torch_layout
-from jaxmodels.train import Carry, init_state, make_predict, make_train_step
+from jaxmodels.train import Carry, init_state, make_predict, make_train_step, parameters
 
 
 class FlaxEngine:
@@ -38,9 +38,17 @@ class FlaxEngine:
         self.objective = make_objective(task)
         self.initial_carry = initial_carry(model)
         carry = self.initial_carry(training.batch_size)
-        self.graphdef, self.state = init_state(model, optimizer, carry)
+        self.graphdef, self.state = init_state(
+            model, optimizer, carry, average=training.ema_decay > 0
+        )
         self.trainable_parameters = sum(v.size for v in self.state["params"].values())
-        self.step = make_train_step(self.graphdef, optimizer, self.objective)
+        self.step = make_train_step(
+            self.graphdef,
+            optimizer,
+            self.objective,
+            micro_batches=training.micro_batches,
+            ema_decay=training.ema_decay,
+        )
         self.jitted_predict = make_predict(self.graphdef, self.objective.inputs)
         self.dropout_key = jax.random.key(training.seed)
         self.checkpoints = Checkpoints(folder / "checkpoints")
@@ -61,17 +69,17 @@ class FlaxEngine:
 
     def weights(self) -> dict[str, np.ndarray]:
         return to_torch_layout(
-            {k: np.asarray(v) for k, v in (self.state["params"] | self.state["stats"]).items()}
+            {k: np.asarray(v) for k, v in (parameters(self.state) | self.state["stats"]).items()}
         )
 
     def load_weights(self, tensors: dict[str, np.ndarray]) -> None:
         leaves = self.state["params"] | self.state["stats"]
         new = to_flax_layout(tensors, {name: leaf.shape for name, leaf in leaves.items()})
-        for part in ("params", "stats"):
-            self.state[part] = {name: jnp.asarray(new[name]) for name in self.state[part]}
+        for part in {"params", "stats", "average"} & self.state.keys():
+            self.state[part] = {name: jnp.array(new[name]) for name in self.state[part]}
 
     def merge_adapters(self, folder: Path, *, base: str) -> None:
-        model = state.merge(self.graphdef, self.state["params"], self.state["stats"])
+        model = state.merge(self.graphdef, parameters(self.state), self.state["stats"])
         save_adapter(model, self.model_config, folder, base=base)
         merge(model)
         self.graphdef, params, stats = state.split(model)

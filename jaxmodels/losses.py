@@ -26,6 +26,11 @@ def cross_entropy(
     return jnp.where(counted, losses, 0).sum() / jnp.maximum(counted.sum(), 1)
 
 
+def counted(labels: jax.Array) -> jax.Array:
+    """How many labels the losses and metrics of classes are means over."""
+    return (labels != IGNORED).sum()
+
+
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """The fraction right of labels that count: logits (..., K), labels (...) -> scalar, float32."""
     counted = labels != IGNORED

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 
-from jaxmodels.losses import absolute_error, accuracy, cross_entropy, pinball_loss
+from jaxmodels.losses import absolute_error, accuracy, counted, cross_entropy, pinball_loss
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.tasks import Task
 
@@ -19,13 +20,14 @@ from jaxmodels.shared.tasks import Task
 class Objective:
     """`inputs` are the entries of the batch that the model is called with, in order.
 
-    loss, metric: (outputs, batch[target]) -> scalar.
+    loss, metric: (outputs, batch[target]) -> scalar, a mean over count(batch[target]) items.
     """
 
     inputs: tuple[str, ...] = ("image",)
     target: str = "label"
     loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy
     metric: Callable[[jax.Array, jax.Array], jax.Array] = accuracy
+    count: Callable[[jax.Array], jax.Array | int] = counted
 
 
 def make_objective(task: Task) -> Objective:
@@ -34,8 +36,8 @@ def make_objective(task: Task) -> Objective:
     if family.LOSS == "pinball":
         quantiles = task.model.quantiles  # type: ignore[union-attr]
         loss = partial(pinball_loss, quantiles=quantiles)
-        metric = partial(absolute_error, quantiles=quantiles)
+        metric, count = partial(absolute_error, quantiles=quantiles), jnp.size
     else:
         loss = partial(cross_entropy, label_smoothing=task.training.label_smoothing)
-        metric = accuracy
-    return Objective(family.INPUTS, family.TARGET, loss, metric)
+        metric, count = accuracy, counted
+    return Objective(family.INPUTS, family.TARGET, loss, metric, count)

@@ -19,17 +19,24 @@ from jaxmodels.optim import apply_updates
 from jaxmodels.shared.model_output import logits_of
 from jaxmodels.state import Leaves, merge, split
 
-# params and stats by dotted path, the optimizer's state, the step; and the carry of a model that
-# carries its state from batch to batch.
+# params and stats by dotted path, the optimizer's state, the step; the carry of a model that has
+# one from batch to batch; and the average of the parameters, where one is kept.
 State = dict[str, Any]
 Batch = dict[str, jax.Array]
 Carry = Any  # a tree of (directions, B, H) arrays, or () for a model that carries nothing
 
 
 def init_state(
-    model: nnx.Module, optimizer: optax.GradientTransformation, carry: Carry = ()
+    model: nnx.Module,
+    optimizer: optax.GradientTransformation,
+    carry: Carry = (),
+    *,
+    average: bool = False,
 ) -> tuple[nnx.GraphDef, State]:
-    """The model's static structure and the state that a training step maps to the next."""
+    """The model's static structure and the state that a training step maps to the next.
+
+    `average` keeps a moving average of the parameters, at first these themselves.
+    """
     graphdef, params, stats = split(model)
     state = {
         "params": params,
@@ -37,7 +44,14 @@ def init_state(
         "optimizer": optimizer.init(params),
         "step": jnp.zeros((), jnp.int32),
     }
+    if average:
+        state["average"] = jax.tree.map(jnp.copy, params)
     return graphdef, state | ({"carry": carry} if carry else {})
+
+
+def parameters(state: State) -> Leaves:
+    """What is evaluated and saved: the average of the parameters, where one is kept."""
+    return state.get("average", state["params"])
 
 
 def call(
@@ -83,25 +97,80 @@ def make_loss(
     return compute
 
 
+def make_gradients(
+    graphdef: nnx.GraphDef, objective: Objective, micro_batches: int = 1
+) -> Callable[..., tuple[tuple[dict[str, jax.Array], Leaves], Leaves, Carry]]:
+    """(params, stats, batch, carry, key) -> (({"loss", "metric"}, gradients), new stats, carry).
+
+    The batch may be cut into micro-batches, one after the other, whose means are weighted by what
+    they count: the loss is that of the whole batch, as are its gradients.
+    """
+    loss_and_gradients = jax.value_and_grad(make_loss(graphdef, objective), has_aux=True)
+
+    def whole(params: Leaves, stats: Leaves, batch: Batch, carry: Carry, key: jax.Array | None):
+        (value, (outputs, stats, carry)), gradients = loss_and_gradients(
+            params, stats, batch, carry, key
+        )
+        metrics = {"loss": value, "metric": objective.metric(outputs, batch[objective.target])}
+        return (metrics, gradients), stats, carry
+
+    def in_parts(params: Leaves, stats: Leaves, batch: Batch, carry: Carry, key: jax.Array | None):
+        batches = {
+            name: jnp.stack(jnp.split(value, micro_batches)) for name, value in batch.items()
+        }
+        carries = jax.tree.map(
+            lambda part: jnp.stack(jnp.split(part, micro_batches, axis=1)), carry
+        )
+        total = jnp.maximum(objective.count(batch[objective.target]), 1)
+
+        def body(sums_and_stats: Any, part: Any) -> Any:
+            sums, stats = sums_and_stats
+            number, batch, carry = part
+            part_key = None if key is None else jax.random.fold_in(key, number)
+            means, stats, carry = whole(params, stats, batch, carry, part_key)
+            share = objective.count(batch[objective.target]) / total
+            sums = jax.tree.map(lambda s, m: s + share.astype(m.dtype) * m, sums, means)
+            return (sums, stats), carry
+
+        first = jax.tree.map(lambda parts: parts[0], (batches, carries))
+        zeros = jax.tree.map(
+            lambda like: jnp.zeros(like.shape, like.dtype),
+            jax.eval_shape(whole, params, stats, *first, key)[0],
+        )
+        parts = (jnp.arange(micro_batches), batches, carries)
+        (sums, stats), carries = jax.lax.scan(body, (zeros, stats), parts)
+        return sums, stats, jax.tree.map(lambda parts: jnp.concatenate(parts, axis=1), carries)
+
+    return whole if micro_batches == 1 else in_parts
+
+
 def make_train_step(
-    graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, objective: Objective
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    objective: Objective,
+    *,
+    micro_batches: int = 1,
+    ema_decay: float = 0.0,
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
     """(state, batch, learning rate, key) -> (next state, {"loss", "metric"}).
 
     Dropout draws from the key folded with the step, so a resumed run draws the same masks and no
     generator's state needs saving. The state is donated: do not use it after the call.
     """
-    loss_and_gradients = jax.value_and_grad(make_loss(graphdef, objective), has_aux=True)
+    gradients_of = make_gradients(graphdef, objective, micro_batches)
 
     def step(state: State, batch: Batch, rate: jax.Array, key: jax.Array | None):
         key = None if key is None else jax.random.fold_in(key, state["step"])
-        (value, (outputs, stats, carry)), gradients = loss_and_gradients(
+        (metrics, gradients), stats, carry = gradients_of(
             state["params"], state["stats"], batch, state.get("carry", ()), key
         )
         direction, slots = optimizer.update(gradients, state["optimizer"], state["params"])
         params = apply_updates(state["params"], direction, jnp.asarray(rate))
-        metrics = {"loss": value, "metric": objective.metric(outputs, batch[objective.target])}
         new = {"params": params, "stats": stats, "optimizer": slots, "step": state["step"] + 1}
+        if "average" in state:
+            new["average"] = jax.tree.map(
+                lambda old, now: old + (1 - ema_decay) * (now - old), state["average"], params
+            )
         return new | ({"carry": carry} if carry else {}), metrics
 
     return jax.jit(step, donate_argnums=0)
@@ -113,7 +182,7 @@ def make_predict(
     """(state, batch, carry) -> (outputs in evaluation mode, float32 at least, carry)."""
 
     def predict(state: State, batch: Batch, carry: Carry) -> tuple[jax.Array, Carry]:
-        model = merge(graphdef, state["params"], state["stats"])
+        model = merge(graphdef, parameters(state), state["stats"])
         outputs, carry = call(model, [batch[name] for name in inputs], batch, carry)
         return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32)), carry
 

@@ -23,6 +23,11 @@ def cross_entropy(
     return total / (labels != IGNORED).sum().clamp(min=1)
 
 
+def counted(labels: torch.Tensor) -> torch.Tensor:
+    """How many labels the losses and metrics of classes are means over."""
+    return (labels != IGNORED).sum()
+
+
 def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The fraction right of labels that count: logits (..., K), labels (...) -> scalar, float32."""
     counted = labels != IGNORED

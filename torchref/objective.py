@@ -12,20 +12,21 @@ import torch
 
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.tasks import Task
-from torchref.losses import absolute_error, accuracy, cross_entropy, pinball_loss
+from torchref.losses import absolute_error, accuracy, counted, cross_entropy, pinball_loss
 
 
 @dataclass(frozen=True)
 class Objective:
     """`inputs` are the entries of the batch that the model is called with, in order.
 
-    loss, metric: (outputs, batch[target]) -> scalar.
+    loss, metric: (outputs, batch[target]) -> scalar, a mean over count(batch[target]) items.
     """
 
     inputs: tuple[str, ...] = ("image",)
     target: str = "label"
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = cross_entropy
     metric: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = accuracy
+    count: Callable[[torch.Tensor], torch.Tensor | int] = counted
 
 
 def make_objective(task: Task) -> Objective:
@@ -34,8 +35,8 @@ def make_objective(task: Task) -> Objective:
     if family.LOSS == "pinball":
         quantiles = task.model.quantiles  # type: ignore[union-attr]
         loss = partial(pinball_loss, quantiles=quantiles)
-        metric = partial(absolute_error, quantiles=quantiles)
+        metric, count = partial(absolute_error, quantiles=quantiles), torch.numel
     else:
         loss = partial(cross_entropy, label_smoothing=task.training.label_smoothing)
-        metric = accuracy
-    return Objective(family.INPUTS, family.TARGET, loss, metric)
+        metric, count = accuracy, counted
+    return Objective(family.INPUTS, family.TARGET, loss, metric, count)

@@ -4,6 +4,8 @@
 >>> metrics, carry = train_step(task, model, optimizer, batch, step=0, rate=0.1, seed=0)
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -63,6 +65,63 @@ def forward(
         return outputs, tuple(tuple(part.detach() for part in state) for state in carry)
 
 
+def compute_gradients(
+    task: Task,
+    model: nn.Module,
+    batch: Batch,
+    carry: Carry = None,
+    *,
+    step: int,
+    seed: int,
+    backward: Callable[[torch.Tensor], Any] = torch.Tensor.backward,
+    process: int = 0,
+    processes: int = 1,
+) -> tuple[dict[str, torch.Tensor], Carry]:
+    """Adds the batch's gradients to the parameters'; {"loss", "metric"}, carry.
+
+    The batch is cut into the task's micro-batches, times the processes, of which this one takes its
+    own; `carry` is that of its rows. Their means are weighted by what they count in the whole
+    batch: summed over the processes, loss, metric and gradients are the whole batch's.
+    """
+    objective = make_objective(task)
+    own = task.training.micro_batches
+    parts = own * processes
+    columns = [value.tensor_split(parts) for value in batch.values()]
+    cut = [dict(zip(batch, values, strict=True)) for values in zip(*columns, strict=True)]
+    total = max(int(objective.count(batch[objective.target])), 1) if parts > 1 else 1
+    carries = _cut_carry(carry, own)
+    sums: dict[str, torch.Tensor] = {}
+    for number in range(own):
+        part = process * own + number
+        metrics, carries[number] = training_loss(
+            task, model, cut[part], carries[number], step=step * parts + part, seed=seed
+        )
+        share = int(objective.count(cut[part][objective.target])) / total if parts > 1 else 1.0
+        backward(metrics["loss"] * share)
+        for name, value in metrics.items():
+            sums[name] = sums.get(name, 0) + share * value.detach()
+    return sums, _join_carries(carries)
+
+
+def _cut_carry(carry: Carry, parts: int) -> list[Carry]:
+    """The carry of each of so many parts of the rows."""
+    if carry is None or parts == 1:
+        return [carry] * parts
+    return [
+        tuple(tuple(x.tensor_split(parts, dim=1)[part] for x in layer) for layer in carry)
+        for part in range(parts)
+    ]
+
+
+def _join_carries(carries: list[Carry]) -> Carry:
+    if carries[0] is None or len(carries) == 1:
+        return carries[0]
+    return tuple(
+        tuple(torch.cat(parts, dim=1) for parts in zip(*layers, strict=True))
+        for layers in zip(*carries, strict=True)
+    )
+
+
 def train_step(
     task: Task,
     model: nn.Module,
@@ -75,13 +134,48 @@ def train_step(
     seed: int,
 ) -> tuple[dict[str, torch.Tensor], Carry]:
     """Forward, backward and update, in place."""
-    metrics, carry = training_loss(task, model, batch, carry, step=step, seed=seed)
     optimizer.zero_grad()
-    metrics["loss"].backward()
+    metrics, carry = compute_gradients(task, model, batch, carry, step=step, seed=seed)
     prepare_gradients(task.optimizer, model)
     set_learning_rate(optimizer, rate)
     optimizer.step()
-    return {name: value.detach() for name, value in metrics.items()}, carry
+    return metrics, carry
+
+
+class Average:
+    """An exponential moving average of a model's trained parameters, at first these themselves.
+
+    Polyak & Juditsky 1992; each update takes 1 - decay from the parameters as they are.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.model = model
+        self.decay = decay
+        self.values = {
+            name: parameter.detach().clone()
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        }
+
+    @torch.no_grad()
+    def update(self) -> None:
+        for name, parameter in self.model.named_parameters():
+            if name in self.values:
+                old = self.values[name]
+                old.copy_(old + (1 - self.decay) * (parameter - old))
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The model with the average in its parameters' place."""
+        parameters = {n: p for n, p in self.model.named_parameters() if n in self.values}
+        own = {name: parameter.data for name, parameter in parameters.items()}
+        try:
+            for name, parameter in parameters.items():
+                parameter.data = self.values[name]
+            yield
+        finally:
+            for name, parameter in parameters.items():
+                parameter.data = own[name]
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from the kind of its data (`families`). The budgets are for the real data sets; 
 samples (`--source sample`) the same recipe runs unchanged and takes a few minutes at most.
 """
 
+import math
 import typing
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -109,6 +110,11 @@ class TrainingConfig:
     `precision` "bfloat16" computes convolutions and linear layers in bfloat16; parameters,
     normalisation statistics and the loss stay float32. `early_stopping_patience` and
     `checkpoint_every_steps` are off at 0 (a checkpoint is always written at an epoch's end).
+
+    `micro_batches` is into how many parts a step's batch is cut, whose gradients are summed as if
+    it were one: less memory, the same step, but that BatchNorm sees a part at a time. `ema_decay`
+    above 0 keeps an exponential moving average of the parameters, of which each step takes
+    1 - ema_decay from the new ones; it is what is evaluated and saved (Polyak & Juditsky 1992).
     """
 
     epochs: int = 10
@@ -119,16 +125,24 @@ class TrainingConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     early_stopping_patience: int = 0
     checkpoint_every_steps: int = 0
+    micro_batches: int = 1
+    ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "evaluation_batch_size"):
+        for name in ("epochs", "batch_size", "evaluation_batch_size", "micro_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} {getattr(self, name)} must be at least 1")
         for name in ("early_stopping_patience", "checkpoint_every_steps", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"training.{name} {getattr(self, name)} must not be negative")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"training.label_smoothing {self.label_smoothing} must be in [0, 1)")
+        for name in ("label_smoothing", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"training.{name} {getattr(self, name)} must be in [0, 1)")
+        if self.batch_size % self.micro_batches:
+            raise ValueError(
+                f"training.micro_batches {self.micro_batches} must divide training.batch_size "
+                f"{self.batch_size}; try {math.gcd(self.batch_size, self.micro_batches)}"
+            )
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"training.precision {self.precision!r} must be float32 or bfloat16")
 

@@ -32,7 +32,7 @@ from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.weights import check_match
 from torchref.engines.plain import TorchEngine, make_model, to_tensors
 from torchref.optim import make_optimizer, prepare_gradients, set_learning_rate
-from torchref.step import Batch, Carry, training_loss
+from torchref.step import Average, Batch, Carry, compute_gradients, training_loss
 
 
 class LitTask(lightning.LightningModule):
@@ -44,13 +44,35 @@ class LitTask(lightning.LightningModule):
         self.total_steps = total_steps
         self.model = model or make_model(task)
         self.carry: Carry = None  # not in a checkpoint: those are of epochs' ends, where it resets
+        decay = task.training.ema_decay
+        self.average = Average(self.model, decay) if decay else None
+        # Lightning's own accumulation would take a mean of the micro-batches' means.
+        self.automatic_optimization = task.training.micro_batches == 1
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, torch.Tensor]:
-        seed = self.task.training.seed
-        metrics, self.carry = training_loss(
-            self.task, self.model, batch, self.carry, step=self.global_step, seed=seed
+        options = {"step": self.global_step, "seed": self.task.training.seed}
+        if self.automatic_optimization:
+            metrics, self.carry = training_loss(self.task, self.model, batch, self.carry, **options)
+            return metrics
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        metrics, self.carry = compute_gradients(
+            self.task, self.model, batch, self.carry, backward=self.manual_backward, **options
         )
+        optimizer.step()
         return metrics
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.average:
+            self.average.update()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.average:
+            checkpoint["average"] = self.average.values
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.average:
+            self.average.values = checkpoint["average"]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         prepare_gradients(self.task.optimizer, self.model)
@@ -246,6 +268,7 @@ def fit_lightning(
     engine = engine or TorchEngine(task, folder)
     # One model: the engine evaluates what Lightning trains.
     module = LitTask(task, total_steps=training.epochs * steps, model=engine.model)
+    engine.average = module.average
     recorder = Recorder(folder, training.early_stopping_patience)
     checkpoints = folder / "checkpoints"
     last, best = checkpoints / "last.ckpt", checkpoints / "best.ckpt"
@@ -287,7 +310,9 @@ def fit_lightning(
         resumed = str(last) if resume else None
         trainer.fit(module, TaskDataModule(task, data), ckpt_path=resumed, weights_only=True)
     if training.early_stopping_patience and recorder.best:
-        module.load_state_dict(files.load_checkpoint(best)["state_dict"])
+        checkpoint = files.load_checkpoint(best)
+        module.load_state_dict(checkpoint["state_dict"])
+        module.on_load_checkpoint(checkpoint)
     engine.model = module.model.cpu()
     return engine, recorder
 

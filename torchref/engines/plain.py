@@ -5,6 +5,7 @@
 """
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from torchref.frozen import freeze_found
 from torchref.lora import add_lora, merge, save_adapter
 from torchref.models import create
 from torchref.optim import make_optimizer
-from torchref.step import Batch, Carry, predict, train_step
+from torchref.step import Average, Batch, Carry, predict, train_step
 from torchref.weights import load_tensors, read_tensors
 
 
@@ -36,6 +37,8 @@ class TorchEngine:
         self.optimizer = make_optimizer(task.optimizer, self.model, task.layers())
         trained = (p for p in self.model.parameters() if p.requires_grad)
         self.trainable_parameters = sum(p.numel() for p in trained)
+        decay = task.training.ema_decay
+        self.average = Average(self.model, decay) if decay else None
         self.carry: Carry = None
 
     def train_step(self, batch: dict[str, np.ndarray], *, step: int, rate: float) -> dict[str, Any]:
@@ -49,19 +52,32 @@ class TorchEngine:
             rate=rate,
             seed=self.task.training.seed,
         )
+        if self.average:
+            self.average.update()
         return metrics
 
     def predict(self, batch: dict[str, np.ndarray], carry: Any = None) -> tuple[np.ndarray, Any]:
-        outputs, carry = predict(self.task, self.model, to_tensors(batch), carry)
+        with self.averaged():
+            outputs, carry = predict(self.task, self.model, to_tensors(batch), carry)
         return outputs.numpy(), carry
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """The model as it is evaluated and saved: with the average, where one is kept."""
+        return self.average.in_place() if self.average else nullcontext()
+
     def weights(self) -> dict[str, np.ndarray]:
-        return read_tensors(self.model)
+        with self.averaged():
+            return read_tensors(self.model)
 
     def load_weights(self, tensors: dict[str, np.ndarray]) -> None:
         load_tensors(self.model, tensors)
+        if self.average:
+            self.average = Average(self.model, self.average.decay)
 
     def merge_adapters(self, folder: Path, *, base: str) -> None:
+        if self.average:  # it is the model from here on
+            load_tensors(self.model, self.weights())
+            self.average = None
         save_adapter(self.model, self.task.model, folder, base=base)
         merge(self.model)
 
@@ -80,7 +96,10 @@ class TorchEngine:
             for layer, state in enumerate(self.carry or ())
             for part, value in enumerate(state)
         }
-        tensors = {key: value.contiguous() for key, value in (model | slots | carry).items()}
+        values = self.average.values if self.average else {}
+        average = {f"average.{key}": value for key, value in values.items()}
+        parts = model | slots | carry | average
+        tensors = {key: value.contiguous() for key, value in parts.items()}
         record = seal(position, _as_numpy(tensors))
         with replaced(path) as temporary:
             save_file(tensors, temporary, metadata={"record": json.dumps(record)})
@@ -115,6 +134,8 @@ class TorchEngine:
                 content["state"].setdefault(int(index), {})[slot] = value
             elif kind == "carry":
                 carry.setdefault(int(rest.partition(".")[0]), []).append(value)
+            elif kind == "average" and self.average:
+                self.average.values[rest].copy_(value)
         self.carry = tuple(tuple(carry[layer]) for layer in sorted(carry)) or None
         self.model.load_state_dict(
             {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
