@@ -19,7 +19,7 @@ import torchref.step
 from jaxmodels import state
 from jaxmodels.engine import initial_carry
 from jaxmodels.objective import make_objective
-from jaxmodels.shared.data.text import TextDataConfig
+from jaxmodels.shared.data.wikitext import LanguageDataConfig
 from jaxmodels.shared.decoding import GREEDY, Sampling, beam_search, stream
 from jaxmodels.shared.families.family import Predict
 from jaxmodels.shared.generation import make_decoder
@@ -90,7 +90,7 @@ MAKERS: dict[str, MakePredict] = {"flax": flax_predict, "torch": torch_predict}
 
 
 def writes_text(task: Task) -> bool:
-    return isinstance(task.data, TextDataConfig)
+    return isinstance(task.data, LanguageDataConfig)
 
 
 def text_rung(task: Task, *, makers: dict[str, MakePredict] | None = None) -> list[Verdict]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxmodels.shared.command_line import load_engine, run_script
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.loop import evaluate
-from jaxmodels.shared.outputs import final_split, result_line, write_results
+from jaxmodels.shared.outputs import final_split, in_words, write_results
 
 
 def main() -> None:
@@ -35,14 +35,12 @@ def main() -> None:
         raise ValueError(f"--split {split}: {data.source} has no such rows in this task")
     evaluation = evaluate(task, data, split, engine.predict)
     print(f"{task.name} on {data.source}")
-    print(result_line(task, data, split, evaluation))
+    lines = in_words(task, data, split, evaluation)
+    print(*lines, sep="\n")
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        _, *verdicts = write_results(
-            arguments.out, task, data, split, evaluation, [], engine.predict
-        )
-        print(*verdicts, sep="\n", end="\n" if verdicts else "")
-        print(f"written: {arguments.out}")
+        all_lines = write_results(arguments.out, task, data, split, evaluation, [], engine.predict)
+        print(*all_lines[len(lines) :], f"written: {arguments.out}", sep="\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxmodels.shared.command_line import load_engine, run_script
-from jaxmodels.shared.data.text import TextDataConfig
+from jaxmodels.shared.data.wikitext import LanguageDataConfig
 from jaxmodels.shared.decoding import Sampling, State, Step, beam_search, collect, stream
 from jaxmodels.shared.generation import make_decoder
 from jaxmodels.shared.tokenizers import Tokenizer, decode_stream, load_tokenizer
@@ -47,7 +47,7 @@ def main() -> None:
     sampling = _check(arguments)
 
     run, engine = load_engine(arguments.folder, arguments.engine)
-    if not isinstance(run.task.data, TextDataConfig):
+    if not isinstance(run.task.data, LanguageDataConfig):
         raise ValueError(
             f"{arguments.folder} holds a run of {run.task.name}, which writes no text; "
             "expected a run on text"

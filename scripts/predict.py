@@ -21,7 +21,7 @@ from jaxmodels.shared.data.images import ImageDataConfig, read_image
 from jaxmodels.shared.data.reviews import ReviewDataConfig, encode_reviews
 from jaxmodels.shared.data.subwords import SubwordDataConfig, encode_subwords
 from jaxmodels.shared.data.subwords import inputs as subword_inputs
-from jaxmodels.shared.data.text import TextDataConfig
+from jaxmodels.shared.data.wikitext import LanguageDataConfig
 from jaxmodels.shared.families.images import read_normalisation
 from jaxmodels.shared.families.reviews import read_vocabulary
 from jaxmodels.shared.families.subwords import read_tokenizer
@@ -120,7 +120,7 @@ def read_inputs(task: Task, folder: Path, inputs: list[str]) -> tuple[Batch, tup
         padding = task.model.padding_id  # type: ignore[union-attr]
         encoded = encode_subwords(inputs, tokenizer, task.data, padding_id=padding)
         return subword_inputs(*encoded), class_names
-    mend = "; generate.py continues texts" if isinstance(task.data, TextDataConfig) else ""
+    mend = "; generate.py continues texts" if isinstance(task.data, LanguageDataConfig) else ""
     raise ValueError(f"{folder} holds a run of {task.name}, which classifies nothing{mend}")
 
 

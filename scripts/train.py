@@ -25,6 +25,7 @@ from jaxmodels.shared.command_line import (
     take_task,
     with_arguments,
 )
+from jaxmodels.shared.before import measure_start
 from jaxmodels.shared.data.batches import measure_throughput
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.fine_tuning import checkpoint_of, with_checkpoint
@@ -95,6 +96,8 @@ def train(task: Task, engine_name: EngineName, source: str, folder: Path, *, res
         f"{task.name} with {engine_name} on {data.source}\n{describe(task, data)}, {steps:,} steps "
         "an epoch"
     )
+    if checkpoint_of(task) and family.MEASURED_BEFORE and not resume:
+        print(*measure_start(Run(task, engine_name, source), data, folder), sep="\n")
     engine, recorder = training()
     peak_memory = peak_memory_bytes()
     split = final_split(task, data)

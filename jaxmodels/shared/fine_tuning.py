@@ -7,18 +7,41 @@
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxmodels.shared import run as runs
-from jaxmodels.shared.configs import BERTConfig, architecture
+from jaxmodels.shared.configs import BERTConfig, GPT2Config, ModelConfig, architecture
 from jaxmodels.shared.data.subwords import SubwordDataConfig
+from jaxmodels.shared.data.wikitext import WikiTextDataConfig
 from jaxmodels.shared.files import read_json
 from jaxmodels.shared.hub.download import find_folder
 from jaxmodels.shared.hub.folder import open_checkpoint, read_config
-from jaxmodels.shared.tasks import TASKS, Task
+from jaxmodels.shared.tasks import TASKS, DataConfig, Task
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a kind of data starts from: a model with this head, of which `kept` are the task's."""
+
+    model: type[ModelConfig]
+    examples: str  # for messages
+    head: str
+    kept: tuple[str, ...] = ()
+
+
+STARTS: dict[type[DataConfig], Start] = {
+    SubwordDataConfig: Start(
+        BERTConfig,
+        "BERT, RoBERTa or DistilBERT, such as distilbert-base-uncased",
+        head="sequence-classification",
+        kept=("num_classes",),
+    ),
+    WikiTextDataConfig: Start(GPT2Config, "GPT-2, such as gpt2", head="language-model"),
+}
 
 # Fields of a model that may differ from its checkpoint's: they change no tensor.
 _FREE = (
@@ -33,7 +56,7 @@ def checkpoint_of(task: Task) -> str:
 
 
 def with_checkpoint(task: Task, pretrained: str, folder: Path, *, resume: bool) -> Task:
-    """The task with the model of the checkpoint `pretrained`, whose head is made to classify.
+    """The task with the model of the checkpoint `pretrained`, whose head is made the task's.
 
     Of the task's own model, what differs from the registry's (by flags) and changes no tensor is
     kept. A run in `folder` that is resumed has its model in run.json: the checkpoint is not read.
@@ -42,17 +65,19 @@ def with_checkpoint(task: Task, pretrained: str, folder: Path, *, resume: bool) 
         ValueError: the task takes no checkpoint, there is none, it is of another kind of model, or
             a flag contradicts its config.
     """
-    if not isinstance(task.data, SubwordDataConfig):
-        able = [name for name, t in TASKS.items() if isinstance(t.data, SubwordDataConfig)]
+    start = STARTS.get(type(task.data))
+    if start is None:
+        able = [name for name, other in TASKS.items() if type(other.data) in STARTS]
         raise ValueError(
             f"--pretrained: {task.name} is trained from nothing; {' and '.join(able)} can start "
             "from a checkpoint"
         )
-    task = dataclasses.replace(task, data=dataclasses.replace(task.data, pretrained=pretrained))
+    data: Any = task.data
+    task = dataclasses.replace(task, data=dataclasses.replace(data, pretrained=pretrained))
     changed = _changed_fields(task)
     if resume and (folder / "run.json").exists():
         model = runs.load(folder).task.model
-        if isinstance(model, BERTConfig):  # else the run is another task's, as will be said
+        if isinstance(model, start.model):  # else the run is another task's, as will be said
             return dataclasses.replace(task, model=dataclasses.replace(model, **changed))
     path = find_folder(pretrained) / "config.json"
     content = read_json(path)
@@ -60,10 +85,10 @@ def with_checkpoint(task: Task, pretrained: str, folder: Path, *, resume: bool) 
         config = read_config(content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    if not isinstance(config, BERTConfig):
+    if not isinstance(config, start.model):
         raise ValueError(
-            f"{path} is of a {architecture(config)}; --pretrained for {task.name} expects BERT, "
-            "RoBERTa or DistilBERT, such as distilbert-base-uncased"
+            f"{path} is of a {architecture(config)}; --pretrained for {task.name} expects "
+            f"{start.examples}"
         )
     for name, value in changed.items():
         if name not in _FREE and value != getattr(config, name):
@@ -71,8 +96,8 @@ def with_checkpoint(task: Task, pretrained: str, folder: Path, *, resume: bool) 
                 f"--model.{name.replace('_', '-')} {value} contradicts {path}, which has "
                 f"{getattr(config, name)}; leave it out"
             )
-    head = {"head": "sequence-classification", "num_classes": task.model.num_classes}  # type: ignore[union-attr]
-    return dataclasses.replace(task, model=dataclasses.replace(config, **head, **changed))
+    own: dict[str, Any] = {"head": start.head} | _kept(task)
+    return dataclasses.replace(task, model=dataclasses.replace(config, **own | changed))
 
 
 def starting_weights(
@@ -85,8 +110,12 @@ def starting_weights(
     Raises:
         ValueError: the checkpoint's tensors are not the model's.
     """
-    changes = {name: getattr(task.model, name) for name in ("head", "num_classes")}
+    changes = {"head": getattr(task.model, "head")} | _kept(task)  # noqa: B009 (all starts have it)
     return open_checkpoint(find_folder(checkpoint_of(task)), **changes).read_over(own)
+
+
+def _kept(task: Task) -> dict[str, Any]:
+    return {name: getattr(task.model, name) for name in STARTS[type(task.data)].kept}
 
 
 def _changed_fields(task: Task) -> dict[str, Any]:

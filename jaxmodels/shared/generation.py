@@ -4,6 +4,8 @@
 >>> tokens = stream(step, state, prompts, vocabulary_size=65, max_new_tokens=200)
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxmodels.shared.configs import CharRNNConfig
-from jaxmodels.shared.data.text import TextDataConfig
+from jaxmodels.shared.data.wikitext import LanguageDataConfig
 from jaxmodels.shared.decoding import Sampling, Select, State, Step, collect, stream
 from jaxmodels.shared.families.family import Predict
 from jaxmodels.shared.files import replaced
@@ -24,11 +26,20 @@ NUM_SAMPLES, PROMPT_LENGTH, SAMPLE_LENGTH = 4, 48, 240
 SAMPLING = Sampling(temperature=0.8)
 
 
+@dataclass(frozen=True)
+class Passage:
+    """A passage of held-out text: its beginning, how the model goes on, and how it went on."""
+
+    prompt: str
+    sample: str
+    original: str
+
+
 def make_decoder(task: Task, predict: Predict) -> tuple[Step, Select, State]:
     """`step`, `select` and the state of rows before their first token, as `decoding` takes them."""
     if isinstance(task.model, CharRNNConfig):
         return _carrying_decoder(predict)
-    assert isinstance(task.data, TextDataConfig)
+    assert isinstance(task.data, LanguageDataConfig)
     return _caching_decoder(predict, task.data.sequence_length)
 
 
@@ -77,17 +88,12 @@ def _caching_decoder(predict: Predict, context_length: int) -> tuple[Step, Selec
     return step, select, None
 
 
-def write_samples(
-    path: Path, task: Task, tokenizer: Tokenizer, held_out: np.ndarray, predict: Predict
-) -> dict[str, Any]:
-    """Continues passages of the held-out tokens (N,), and measures what comes out.
+def continue_passages(
+    task: Task, tokenizer: Tokenizer, held_out: np.ndarray, predict: Predict
+) -> list[Passage]:
+    """Continues passages of the held-out tokens (N,), the same for every model.
 
     Prompts and samples are shorter, and fewer, where the text is short.
-
-    Returns:
-        distinct_1, distinct_2 and repetition_4 of the words of samples and of the text itself, and
-        bleu of the samples against it; None where the samples are too short, or for bleu where
-        sacrebleu is not installed.
 
     Raises:
         ValueError: there are fewer than 2 tokens, one to begin with and one to compare.
@@ -114,10 +120,36 @@ def write_samples(
         sampling=SAMPLING,
     )
     samples = [tokenizer.decode(row) for row in collect(tokens, len(prompts))]
+    read = [tokenizer.decode(prompt.tolist()) for prompt in prompts]
+    return [Passage(*parts) for parts in zip(read, samples, originals, strict=True)]
+
+
+def write_samples(
+    path: Path, task: Task, tokenizer: Tokenizer, held_out: np.ndarray, predict: Predict
+) -> dict[str, Any]:
+    """Continues passages of the held-out tokens (N,), and measures what comes out.
+
+    Returns:
+        See `sample_statistics`.
+
+    Raises:
+        ValueError: there are fewer than 2 tokens, one to begin with and one to compare.
+    """
+    passages = continue_passages(task, tokenizer, held_out, predict)
     with replaced(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        for number, (prompt, sample) in enumerate(zip(prompts, samples, strict=True), start=1):
+        for number, passage in enumerate(passages, start=1):
             file.write(f"----- sample {number}, temperature {SAMPLING.temperature}; the prompt:\n")
-            file.write(f"{tokenizer.decode(prompt.tolist())}\n----- and on:\n{sample}\n\n")
+            file.write(f"{passage.prompt}\n----- and on:\n{passage.sample}\n\n")
+    return sample_statistics(passages)
+
+
+def sample_statistics(passages: Sequence[Passage]) -> dict[str, Any]:
+    """distinct_1, distinct_2 and repetition_4 of the words of samples and of the text itself, and
+    bleu of the samples against it; None where the samples are too short, or for bleu where
+    sacrebleu is not installed.
+    """
+    samples = [passage.sample for passage in passages]
+    originals = [passage.original for passage in passages]
     return {
         "bleu": bleu(samples, originals) if find_spec("sacrebleu") else None,
         **_word_statistics("", samples),

@@ -44,7 +44,7 @@ def write_results(
 ) -> list[str]:
     """Writes metrics.json and the family's files; returns the result in words.
 
-    A line of loss and metric, and the family's verdicts. `facts` join the metrics as they are.
+    That is `in_words` and the family's verdicts. `facts` join the metrics as they are.
     """
     family = family_of(task)
     content = {
@@ -58,11 +58,15 @@ def write_results(
         **facts,
     }
     write_json(folder / "metrics.json", content)
-    return [result_line(task, data, split, evaluation), *content.get("verdicts", [])]
+    return [*in_words(task, data, split, evaluation), *content.get("verdicts", [])]
 
 
-def result_line(task: Task, data: Any, split: SplitName, evaluation: Evaluation) -> str:
+def in_words(task: Task, data: Any, split: SplitName, evaluation: Evaluation) -> list[str]:
+    """A line of loss and metric, and what the family has to say of them."""
     family = family_of(task)
     metric = f"{family.METRIC.replace('_', ' ')} {format_metric(family.METRIC, evaluation.metric)}"
     units = f"{family.count(data, split):,} {family.UNIT}"
-    return f"{split} {metric}, loss {evaluation.loss:.4f} on {units}"
+    return [
+        f"{split} {metric}, loss {evaluation.loss:.4f} on {units}",
+        *family.in_words(task, data, split, evaluation),
+    ]

@@ -33,13 +33,19 @@ from jaxmodels.shared.data.reviews import ReviewDataConfig
 from jaxmodels.shared.data.series import SeriesDataConfig
 from jaxmodels.shared.data.subwords import SubwordDataConfig
 from jaxmodels.shared.data.text import TextDataConfig
+from jaxmodels.shared.data.wikitext import WikiTextDataConfig
 from jaxmodels.shared.lora import NO_ADAPTERS, LoRAConfig
 from jaxmodels.shared.parameter_groups import layers_of
 from jaxmodels.shared.patterns import check_patterns
 from jaxmodels.shared.schedules import ScheduleConfig
 
 DataConfig = (
-    ImageDataConfig | ReviewDataConfig | SubwordDataConfig | TextDataConfig | SeriesDataConfig
+    ImageDataConfig
+    | ReviewDataConfig
+    | SubwordDataConfig
+    | TextDataConfig
+    | WikiTextDataConfig
+    | SeriesDataConfig
 )
 
 # The models that each kind of data can be given to.
@@ -48,6 +54,7 @@ MODELS_OF: dict[type[DataConfig], tuple[type[ModelConfig], ...]] = {
     ReviewDataConfig: (TextClassifierConfig,),
     SubwordDataConfig: (BERTConfig,),
     TextDataConfig: typing.get_args(LanguageModelConfig),
+    WikiTextDataConfig: (GPT2Config,),
     SeriesDataConfig: typing.get_args(ForecasterConfig),
 }
 
@@ -308,6 +315,19 @@ _TASKS = (
         ),
         schedule=ScheduleConfig(name="cosine", warmup_fraction=0.05, final_scale=0.05),
         training=TrainingConfig(epochs=30, batch_size=64, evaluation_batch_size=64),
+    ),
+    Task(
+        name="wikitext-gpt2",
+        description="perplexity on WikiText: a GPT-2, fine-tuned by --pretrained or from nothing",
+        model=GPT2Config(vocabulary_size=2048),  # of a run without a checkpoint
+        data=WikiTextDataConfig(),
+        optimizer=OptimizerConfig(
+            name="adamw", learning_rate=1e-3, beta2=0.99, weight_decay=0.1, clip_norm=1.0
+        ),
+        schedule=ScheduleConfig(name="cosine", warmup_fraction=0.05, final_scale=0.05),
+        training=TrainingConfig(epochs=5, batch_size=16, evaluation_batch_size=16),
+        parity=ParityConfig(metric_epochs=2),
+        goal="GOAL",
     ),
     _PRICES_LSTM,
     replace(

@@ -5,6 +5,7 @@
 """
 
 import math
+import sys
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
@@ -20,6 +21,33 @@ def bits_per_character(mean_loss: float, *, num_tokens: int, num_characters: int
     if num_characters < 1:
         raise ValueError(f"num_characters {num_characters} must be at least 1; evaluate more text")
     return mean_loss * num_tokens / num_characters / math.log(2)
+
+
+def count_words(text: str) -> int:
+    """The words of a text as WikiText counts them: between white space, and one <eos> a line.
+
+    >>> count_words("to be ,\\n\\nor not")  # 5 and 3 ends of lines, the last one unwritten
+    8
+    """
+    lines = text.count("\n") + bool(text and not text.endswith("\n"))
+    return len(text.split()) + lines
+
+
+def perplexities(
+    mean_loss: float, *, num_tokens: int, num_words: int, num_bytes: int
+) -> dict[str, float | None]:
+    """Mean loss in nats a token -> token_perplexity, word_perplexity, bits_per_byte.
+
+    The nats of all `num_tokens` targets are shared among the tokens, the words and the bytes that
+    they stand for; only the last two compare across tokenizers. None for a perplexity that no float
+    holds.
+    """
+    nats = mean_loss * num_tokens
+    return {
+        "token_perplexity": _exponential(mean_loss),
+        "word_perplexity": _exponential(nats / num_words),
+        "bits_per_byte": nats / num_bytes / math.log(2),
+    }
 
 
 def distinct_n(texts: Iterable[Sequence[Hashable]], n: int) -> float | None:
@@ -56,6 +84,10 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
             f"reference each, and at least one"
         )
     return _import_sacrebleu().corpus_bleu(list(hypotheses), [list(references)]).score
+
+
+def _exponential(nats: float) -> float | None:
+    return math.exp(nats) if nats < math.log(sys.float_info.max) else None
 
 
 def _ngrams(text: Sequence[Hashable], n: int) -> list[tuple[Hashable, ...]]:

@@ -15,6 +15,7 @@ import numpy as np
 
 CHARACTERS_FILE = "characters.json"
 BPE_FILE = "tokenizer.json"  # also what transformers reads
+GPT2_FILES = ("vocab.json", "merges.txt")  # of a byte-level BPE, as GPT-2 was published
 _NUM_BYTES = 256
 _MIN_PAIR_COUNT = 2  # a pair that occurs once would make a token of one place in the text
 
@@ -100,10 +101,13 @@ class ByteBPETokenizer:
     """Byte-pair encoding of UTF-8 bytes, by the `tokenizers` library; no character is unknown.
 
     Words are split as in GPT-2, and no space is put in front of the text. There are no special
-    tokens: ids 0 to 255 are the bytes (in the library's order), the others are merges.
+    tokens in one that is trained here: ids 0 to 255 are the bytes (in the library's order), the
+    others are merges. Of another's, special tokens are written out as their names.
     """
 
     def __init__(self, library_tokenizer: Any) -> None:
+        library_tokenizer.no_truncation()
+        library_tokenizer.no_padding()
         self._library = library_tokenizer
         byte_of = _byte_alphabet()
         size = library_tokenizer.get_vocab_size()
@@ -128,9 +132,7 @@ class ByteBPETokenizer:
             raise ValueError(
                 f"data.vocabulary_size {vocabulary_size} must be at least {_NUM_BYTES}, one a byte"
             )
-        library = tokenizers.Tokenizer(tokenizers.models.BPE())
-        library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-        library.decoder = tokenizers.decoders.ByteLevel()
+        library = _byte_level(tokenizers, tokenizers.models.BPE())
         trainer = tokenizers.trainers.BpeTrainer(
             vocab_size=vocabulary_size,
             min_frequency=_MIN_PAIR_COUNT,
@@ -158,7 +160,7 @@ class ByteBPETokenizer:
             ValueError: half a surrogate pair, which is no character and has no UTF-8 bytes.
         """
         _check_unicode(text)
-        return np.array(self._library.encode(text).ids, np.int32)
+        return np.array(self._library.encode(text, add_special_tokens=False).ids, np.int32)
 
     def token_bytes(self, token: int) -> bytes:
         _check_ids([token], self.vocabulary_size)
@@ -183,28 +185,34 @@ def train_tokenizer(kind: str, text: str, vocabulary_size: int) -> Tokenizer:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer whose `file` is in the folder.
+    """The tokenizer whose `file` is in the folder, or that of a GPT-2 as the Hub has it.
 
     Raises:
         ValueError: there is none, there are two, or its file is damaged; the file is named.
     """
     found = [name for name in (CHARACTERS_FILE, BPE_FILE) if (folder / name).is_file()]
+    if not found and all((folder / name).is_file() for name in GPT2_FILES):
+        found = [GPT2_FILES[0]]
     if len(found) != 1:
         raise ValueError(
             f"{folder} has {' and '.join(found) or 'no tokenizer'}; expected {CHARACTERS_FILE} or "
-            f"{BPE_FILE}; copy the one that belongs to the weights"
+            f"{BPE_FILE}, or {' and '.join(GPT2_FILES)}; copy the one that belongs to the weights"
         )
     file = folder / found[0]
-    tokenizers = _import_tokenizers() if found[0] == BPE_FILE else None
+    tokenizers = None if found[0] == CHARACTERS_FILE else _import_tokenizers()
     try:
-        content = file.read_text(encoding="utf-8")
         if tokenizers is None:
-            return CharacterTokenizer(json.loads(content)["characters"])
-        return ByteBPETokenizer(tokenizers.Tokenizer.from_str(content))
+            return CharacterTokenizer(json.loads(file.read_text(encoding="utf-8"))["characters"])
+        if found[0] == BPE_FILE:
+            library = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
+        else:
+            merges = tokenizers.models.BPE.from_file(*(str(folder / name) for name in GPT2_FILES))
+            library = _byte_level(tokenizers, merges)
+        return ByteBPETokenizer(library)
     except Exception as error:  # the library's own error is a bare Exception
         raise ValueError(
-            f"{file} is not a tokenizer that this library wrote ({type(error).__name__}: {error}); "
-            f"restore it from a copy"
+            f"{file} is not a tokenizer that this library wrote, nor a byte-level BPE "
+            f"({type(error).__name__}: {error}); restore it from a copy"
         ) from error
 
 
@@ -219,6 +227,14 @@ def decode_stream(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
             yield piece
     if piece := decoder.decode(b"", final=True):
         yield piece
+
+
+def _byte_level(tokenizers: Any, model: Any) -> Any:
+    """The library's tokenizer of a BPE model that splits words as GPT-2 does."""
+    library = tokenizers.Tokenizer(model)
+    library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = tokenizers.decoders.ByteLevel()
+    return library
 
 
 def _code_points(text: str) -> np.ndarray:

@@ -15,8 +15,10 @@ _HUB_TIMEOUT_SECONDS = 10.0
 _TFDS_ROWS_PER_READ = 1024
 
 
-def load_hub(name: str, *, revision: str | None = None) -> Any:
+def load_hub(name: str, *, subset: str | None = None, revision: str | None = None) -> Any:
     """The Hub's data set OWNER/NAME as a `datasets.DatasetDict`: split -> table.
+
+    `subset` is what the Hub calls a configuration, for a set that has several.
 
     Raises:
         ValueError: `datasets` is not installed, or the data set cannot be had; one line.
@@ -33,7 +35,7 @@ def load_hub(name: str, *, revision: str | None = None) -> Any:
         if not offline:
             api = huggingface_hub.HfApi()
             api.dataset_info(name, revision=revision, timeout=_HUB_TIMEOUT_SECONDS)
-        return datasets.load_dataset(name, revision=revision)
+        return datasets.load_dataset(*filter(None, (name, subset)), revision=revision)
     except Exception as error:  # the HTTP library's own errors are not the standard library's
         cached = "" if offline else " (or HF_HUB_OFFLINE=1 if it was downloaded before)"
         raise ValueError(

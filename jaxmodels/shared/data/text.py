@@ -19,6 +19,7 @@ import numpy as np
 from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.data.counters import below, draws, host_rows
 from jaxmodels.shared.data.text_sources import read_text
+from jaxmodels.shared.text_metrics import count_words
 from jaxmodels.shared.tokenizers import Tokenizer, train_tokenizer
 
 
@@ -46,25 +47,33 @@ class TextDataConfig:
             )
         if self.sequence_length < 1:
             raise ValueError(f"data.sequence_length {self.sequence_length} must be at least 1")
-        for name in ("validation_fraction", "test_fraction"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"data.{name} {getattr(self, name)} must be in [0, 1)")
-        if self.validation_fraction + self.test_fraction >= 1:
-            raise ValueError(
-                f"data.validation_fraction {self.validation_fraction} and data.test_fraction "
-                f"{self.test_fraction} must leave something to train on; try 0.1 and 0.1"
-            )
+        check_fractions(self.validation_fraction, self.test_fraction)
+
+
+def check_fractions(validation: float, test: float) -> None:
+    """Raises a ValueError unless data.validation_fraction and data.test_fraction are usable."""
+    for name, value in (("validation_fraction", validation), ("test_fraction", test)):
+        if not 0 <= value < 1:
+            raise ValueError(f"data.{name} {value} must be in [0, 1)")
+    if validation + test >= 1:
+        raise ValueError(
+            f"data.validation_fraction {validation} and data.test_fraction {test} must leave "
+            "something to train on; try 0.1 and 0.1"
+        )
 
 
 @dataclass(frozen=True)
 class TextSplit:
-    """tokens: (N,) int32. `characters`: how many the N - 1 targets (all but the first) stand for.
+    """tokens: (N,) int32, and how much text the N - 1 targets (all but the first) stand for.
 
-    The latter is what bits per character divides by.
+    The latter is what bits per character, perplexity per word and the like divide by; what counts
+    as a word, `text_metrics.count_words` says.
     """
 
     tokens: np.ndarray
     characters: int
+    words: int
+    num_bytes: int
 
 
 @dataclass(frozen=True)
@@ -92,23 +101,42 @@ def load_text(
             mend.
     """
     raw = read_text(source)
-    train, validation, test = _split(raw.text, config, raw.source)
+    fractions = (config.validation_fraction, config.test_fraction)
+    train, validation, test = split_text(raw.text, raw.source, *fractions)
     if tokenizer is None:
         learned_from = raw.text if config.tokenizer == "character" else train
         tokenizer = train_tokenizer(config.tokenizer, learned_from, config.vocabulary_size)
+    return encode_splits(raw.source, tokenizer, train, validation, test)
+
+
+def encode_splits(
+    source: str, tokenizer: Tokenizer, train: str, validation: str, test: str
+) -> TextData:
+    """The texts as tokens.
+
+    Raises:
+        ValueError: one has a character that the tokenizer does not know; the split is named.
+    """
     parts = {}
     for name, part in (("train", train), ("validation", validation), ("test", test)):
         try:
             parts[name] = encode_split(tokenizer, part)
         except ValueError as error:  # only a tokenizer that was given can meet the unknown
-            raise ValueError(f"{raw.source}, {name} part: {error}") from None
-    return TextData(raw.source, tokenizer, **parts)
+            raise ValueError(f"{source}, {name} part: {error}") from None
+    return TextData(source, tokenizer, **parts)
 
 
 def encode_split(tokenizer: Tokenizer, text: str) -> TextSplit:
     """Raises a ValueError where the text has a character that the tokenizer does not know."""
     tokens = tokenizer.encode(text)
-    return TextSplit(tokens, len(text) - len(tokenizer.decode(tokens[:1])))
+    targets = text[len(tokenizer.decode(tokens[:1])) :]
+    first_bytes = sum(len(tokenizer.token_bytes(int(token))) for token in tokens[:1])
+    return TextSplit(
+        tokens,
+        characters=len(targets),
+        words=count_words(targets),
+        num_bytes=len(text.encode()) - first_bytes,
+    )
 
 
 def carried_batches(
@@ -231,14 +259,22 @@ def evaluation_windows(
     return map(batch, range(0, stream_length, sequence_length))
 
 
-def _split(text: str, config: TextDataConfig, source: str) -> tuple[str, str, str]:
-    """-> the text to train on, to validate on, to test on."""
+def split_text(
+    text: str, source: str, validation_fraction: float, test_fraction: float
+) -> tuple[str, str, str]:
+    """-> the text to train on, to validate on, to test on.
+
+    Raises:
+        ValueError: one of them, unless its fraction is 0, has fewer than two characters.
+    """
     # Rounded down as everyone does: Tiny Shakespeare's training part is 1,003,854 characters.
-    first = int(len(text) * (1 - config.validation_fraction - config.test_fraction))
-    second = int(len(text) * (1 - config.test_fraction))
+    first = int(len(text) * (1 - validation_fraction - test_fraction))
+    second = int(len(text) * (1 - test_fraction))
     train, validation, test = text[:first], text[first:second], text[second:]
-    for name, part in (("validation", validation), ("test", test)):
-        fraction = getattr(config, f"{name}_fraction")
+    for name, part, fraction in (
+        ("validation", validation, validation_fraction),
+        ("test", test, test_fraction),
+    ):
         if fraction > 0 and len(part) < 2:
             raise ValueError(
                 f"{source}: data.{name}_fraction {fraction} of {len(text)} characters is "

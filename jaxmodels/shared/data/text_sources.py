@@ -21,7 +21,7 @@ TFDS_NAME = "tiny_shakespeare"
 SOURCES = (
     "sample, hub, hub:OWNER/NAME, hub:OWNER/NAME@REVISION, tfds, tfds:NAME or the path of a file"
 )
-_SPLITS = ("train", "validation", "test")  # in this order Tiny Shakespeare's are the whole text
+SPLITS = ("train", "validation", "test")  # in this order Tiny Shakespeare's are the whole text
 _TEXT_COLUMN = "text"
 
 
@@ -31,6 +31,17 @@ class RawText:
 
     source: str
     text: str
+
+
+@dataclass(frozen=True)
+class RawSplits:
+    """A corpus in the splits that its source has, of train, validation and test in this order."""
+
+    source: str
+    texts: dict[str, str]
+
+    def joined(self) -> RawText:
+        return RawText(self.source, "".join(self.texts.values()))
 
 
 def read_text(source: str) -> RawText:
@@ -47,11 +58,11 @@ def read_text(source: str) -> RawText:
     if source == "sample":
         raw = _read_sample()
     elif kind == "hub":
-        raw = _read_hub(name or HUB_NAME)
+        raw = read_hub(name or HUB_NAME).joined()
     elif kind == "tfds":
-        raw = _read_tfds(name or TFDS_NAME)
+        raw = read_tfds(name or TFDS_NAME).joined()
     else:
-        raw = RawText(source, _read_file(source))
+        raw = RawText(source, read_file(source))
     if not raw.text:
         raise ValueError(f"{raw.source} is empty; expected text; take a source that has some")
     return raw
@@ -88,39 +99,51 @@ def _first_seen(topics: dict[str, str]) -> Iterator[str]:
                 yield paragraph.strip("\n")
 
 
-def _read_hub(name: str) -> RawText:
+def read_hub(name: str) -> RawSplits:
+    """OWNER/NAME, OWNER/NAME:SUBSET and either with @REVISION of the Hugging Face Hub.
+
+    Raises:
+        ValueError: it cannot be had, or has no train split or no column of text.
+    """
     name, _, revision = name.partition("@")
-    tables = load_hub(name, revision=revision or None)
     where = f"hub:{name}"
+    name, _, subset = name.partition(":")
+    tables = load_hub(name, subset=subset or None, revision=revision or None)
     splits = _known_splits(where, tables)
-    columns = {split: _text_column(where, tables[split].column_names) for split in splits}
+    columns = {split: text_column(where, tables[split].column_names) for split in splits}
     rows = {split: tables[split][column] for split, column in columns.items()}
-    return RawText(where, "".join(_join(f"{where} split {split}", rows[split]) for split in splits))
+    return RawSplits(where, {s: join_rows(f"{where} split {s}", rows[s]) for s in splits})
 
 
-def _read_tfds(name: str) -> RawText:
+def read_tfds(name: str) -> RawSplits:
+    """A data set that tensorflow-datasets has prepared.
+
+    Raises:
+        ValueError: it cannot be had, or has no train split or no column of text.
+    """
     builder = prepared_tfds(name)
     where = f"tfds:{name}"
-    column = _text_column(where, list(builder.info.features))
-    parts = []
+    column = text_column(where, list(builder.info.features))
+    texts = {}
     for split in _known_splits(where, builder.info.splits):
         rows = [record[column] for record in read_tfds_split(builder, split)]
-        parts.append(_join(f"{where} split {split}", rows))
-    return RawText(where, "".join(parts))
+        texts[split] = join_rows(f"{where} split {split}", rows)
+    return RawSplits(where, texts)
 
 
 def _known_splits(where: str, found: Iterable[str]) -> list[str]:
     names = [str(name) for name in found]
-    splits = [split for split in _SPLITS if split in names]
+    splits = [split for split in SPLITS if split in names]
     if "train" not in splits:
         raise ValueError(
-            f"{where} has no train split; expected {', '.join(_SPLITS)}, found "
+            f"{where} has no train split; expected {', '.join(SPLITS)}, found "
             f"{', '.join(names) or 'none'}; take a data set with one"
         )
     return splits
 
 
-def _text_column(where: str, columns: list[str]) -> str:
+def text_column(where: str, columns: list[str]) -> str:
+    """The column of text; a ValueError where there is none."""
     column = next((column for column in columns if column.lower() == _TEXT_COLUMN), None)
     if column is None:
         raise ValueError(
@@ -130,7 +153,7 @@ def _text_column(where: str, columns: list[str]) -> str:
     return column
 
 
-def _join(where: str, rows: Iterable[str | bytes | None]) -> str:
+def join_rows(where: str, rows: Iterable[str | bytes | None]) -> str:
     """One row is a text cut anywhere and stays as it is; of many rows each ends a line."""
     texts = []
     for row, value in enumerate(rows):
@@ -146,7 +169,8 @@ def _join(where: str, rows: Iterable[str | bytes | None]) -> str:
     return "".join(text if text.endswith("\n") else text + "\n" for text in texts)
 
 
-def _read_file(source: str) -> str:
+def read_file(source: str) -> str:
+    """The text of a UTF-8 file; a ValueError that names it where there is none."""
     path = Path(source).expanduser()
     try:
         data = path.read_bytes()

@@ -60,6 +60,11 @@ class Family(Protocol):
         """Whether an evaluation keeps every example's outputs, for the files it leaves."""
         ...
 
+    @property
+    def MEASURED_BEFORE(self) -> bool:  # noqa: N802
+        """Whether a checkpoint is evaluated before its fine-tuning too: it can do the task."""
+        ...
+
     def load(self, source: str, task: Task, run: Path | None = None) -> Any:
         """Reads and checks the data. With a run's folder, what that run fitted is used again.
 
@@ -95,6 +100,12 @@ class Family(Protocol):
         self, task: Task, outputs: np.ndarray, targets: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Loss and metric of each target, in the shape of the batch's mask."""
+        ...
+
+    def in_words(
+        self, task: Task, data: Any, split: SplitName, evaluation: Evaluation
+    ) -> list[str]:
+        """Lines for people that say more of an evaluation than its loss and metric."""
         ...
 
     def write_outputs(

@@ -26,6 +26,7 @@ TARGET = "label"
 LOSS = "cross-entropy"
 METRIC = "accuracy"
 KEEP_OUTPUTS = True
+MEASURED_BEFORE = False
 
 NORMALISATION_FILE = "normalisation.json"
 _PREPROCESSOR_FILE = "preprocessor_config.json"
@@ -105,6 +106,7 @@ def read_normalisation(run: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ..
 count = row_family.count
 steps_per_epoch = row_family.steps_per_epoch
 units_per_step = row_family.units_per_step
+in_words = row_family.in_words
 
 
 def training_batches(task: Task, data: ImageData, start_step: int = 0) -> Iterator[Batch]:

@@ -10,7 +10,8 @@ from jaxmodels.shared.data.reviews import ReviewDataConfig
 from jaxmodels.shared.data.series import SeriesDataConfig
 from jaxmodels.shared.data.subwords import SubwordDataConfig
 from jaxmodels.shared.data.text import TextDataConfig
-from jaxmodels.shared.families import images, reviews, series, subwords, text
+from jaxmodels.shared.data.wikitext import WikiTextDataConfig
+from jaxmodels.shared.families import images, reviews, series, subwords, text, wikitext
 from jaxmodels.shared.families.family import Family
 from jaxmodels.shared.tasks import DataConfig, Task
 
@@ -19,6 +20,7 @@ FAMILIES: dict[type[DataConfig], Family] = {
     ReviewDataConfig: reviews,
     SubwordDataConfig: subwords,
     TextDataConfig: text,
+    WikiTextDataConfig: wikitext,
     SeriesDataConfig: series,
 }
 

@@ -24,6 +24,7 @@ TARGET = "label"
 LOSS = "cross-entropy"
 METRIC = "accuracy"
 KEEP_OUTPUTS = True
+MEASURED_BEFORE = False
 
 VOCABULARY_FILE = "vocabulary.json"
 _WORST = 20  # misclassified reviews that are written out
@@ -59,6 +60,7 @@ def read_vocabulary(run: Path) -> tuple[Vocabulary, tuple[str, ...]]:
 count = row_family.count
 steps_per_epoch = row_family.steps_per_epoch
 units_per_step = row_family.units_per_step
+in_words = row_family.in_words
 
 
 def training_batches(task: Task, data: ReviewData, start_step: int = 0) -> Iterator[Batch]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxmodels.shared.data import batches
 from jaxmodels.shared.data.batches import Batch
-from jaxmodels.shared.families.family import SplitName
+from jaxmodels.shared.families.family import Evaluation, SplitName
 from jaxmodels.shared.tasks import Task
 
 
@@ -21,6 +21,11 @@ def steps_per_epoch(task: Task, data: Any) -> int:
 
 def units_per_step(task: Task) -> int:
     return task.training.batch_size
+
+
+def in_words(task: Task, data: Any, split: SplitName, evaluation: Evaluation) -> list[str]:
+    """Loss and metric say it all."""
+    return []
 
 
 def shuffled(

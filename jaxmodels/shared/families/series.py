@@ -36,6 +36,7 @@ TARGET = "label"
 LOSS = "pinball"
 METRIC = "absolute_error"  # of the median, in the scaler's unit
 KEEP_OUTPUTS = True
+MEASURED_BEFORE = False
 
 SCALERS_FILE = "scalers.json"
 _SCALERS = ("inputs", "targets")
@@ -87,6 +88,7 @@ def read_scalers(run: Path) -> tuple[Scaler, Scaler]:
 count = row_family.count
 steps_per_epoch = row_family.steps_per_epoch
 units_per_step = row_family.units_per_step
+in_words = row_family.in_words
 
 
 def training_batches(task: Task, data: SeriesData, start_step: int = 0) -> Iterator[Batch]:

@@ -25,6 +25,7 @@ TARGET = reviews.TARGET
 LOSS = reviews.LOSS
 METRIC = reviews.METRIC
 KEEP_OUTPUTS = reviews.KEEP_OUTPUTS
+MEASURED_BEFORE = False
 
 FINGERPRINT_FILE = "reviews.json"
 
@@ -96,6 +97,7 @@ steps_per_epoch = row_family.steps_per_epoch
 units_per_step = row_family.units_per_step
 score = reviews.score
 write_outputs = reviews.write_outputs
+in_words = reviews.in_words
 
 
 def training_batches(task: Task, data: SubwordData, start_step: int = 0) -> Iterator[Batch]:

@@ -21,6 +21,8 @@ from jaxmodels.shared.data.text import (
     load_text,
     random_windows,
 )
+from jaxmodels.shared.data.wikitext import LanguageDataConfig
+from jaxmodels.shared.families import rows as row_family
 from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.families.sizes import check_vocabulary
 from jaxmodels.shared.generation import write_samples
@@ -34,19 +36,22 @@ TARGET = "targets"
 LOSS = "cross-entropy"
 METRIC = "accuracy"
 KEEP_OUTPUTS = False  # a vocabulary's worth of numbers a token
+MEASURED_BEFORE = False
 
 FINGERPRINT_FILE = "text.json"
 
 
 def load(source: str, task: Task, run: Path | None = None) -> TextData:
-    length = _config(task).sequence_length
+    config = task.data
+    assert isinstance(config, TextDataConfig)
+    length = config.sequence_length
     if isinstance(task.model, GPT2Config) and length > task.model.context_length:
         raise ValueError(
             f"data.sequence_length {length} is longer than the model's context; add "
             f"--model.context-length {length}"
         )
     tokenizer = None if run is None else load_tokenizer(run)
-    data = load_text(source, _config(task), tokenizer=tokenizer)
+    data = load_text(source, config, tokenizer=tokenizer)
     check_vocabulary(task, data.source, data.tokenizer.vocabulary_size)
     return data
 
@@ -115,11 +120,7 @@ def write_outputs(
     predict: Predict,
 ) -> dict[str, Any]:
     """samples.txt and plots/."""
-    if history:
-        drawn = folder / "plots"
-        drawn.mkdir(exist_ok=True)
-        title = f"{task.name} on {data.source}"
-        plots.plot_curves(history, drawn / "curves.png", title=title)
+    draw_curves(folder, task, data, history)
     part = getattr(data, split)
     bits = bits_per_character(
         evaluation.loss, num_tokens=evaluation.count, num_characters=part.characters
@@ -134,6 +135,19 @@ def write_outputs(
     }
 
 
-def _config(task: Task) -> TextDataConfig:
-    assert isinstance(task.data, TextDataConfig)
+in_words = row_family.in_words
+
+
+def draw_curves(folder: Path, task: Task, data: TextData, history: list[dict[str, Any]]) -> None:
+    """plots/curves.png, where there is a history."""
+    if history:
+        drawn = folder / "plots"
+        drawn.mkdir(exist_ok=True)
+        plots.plot_curves(
+            history, drawn / "curves.png", title=f"{task.name} on {data.source}"
+        )
+
+
+def _config(task: Task) -> LanguageDataConfig:
+    assert isinstance(task.data, LanguageDataConfig)
     return task.data

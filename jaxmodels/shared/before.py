@@ -1,0 +1,35 @@
+"""What a checkpoint does before its fine-tuning, measured as the finished run will be.
+
+>>> measure_start(Run(task, "flax", "sample"), data, folder)  # writes folder/before/
+['test accuracy 21.20%, loss 4.6190 on 24,611 tokens', ...]
+"""
+
+from pathlib import Path
+from typing import Any, cast
+
+from jaxmodels.shared.command_line import EngineName, make_engine
+from jaxmodels.shared.fine_tuning import checkpoint_of, starting_weights
+from jaxmodels.shared.loop import evaluate
+from jaxmodels.shared.outputs import final_split, write_results
+from jaxmodels.shared.run import Run
+
+BEFORE = "before"  # the folder in that of the run
+
+
+def measure_start(run: Run, data: Any, folder: Path) -> list[str]:
+    """Evaluates the model that the run starts from; writes what `write_results` writes.
+
+    Returns:
+        The result in words.
+
+    Raises:
+        ValueError: the checkpoint's tensors are not the model's.
+    """
+    task, below = run.task, folder / BEFORE
+    engine = make_engine(cast(EngineName, run.engine), task, below)
+    engine.load_weights(starting_weights(task, engine.weights())[0])
+    split = final_split(task, data)
+    evaluation = evaluate(task, data, split, engine.predict)
+    below.mkdir(exist_ok=True)
+    lines = write_results(below, task, data, split, evaluation, [], engine.predict)
+    return [f"{checkpoint_of(task)} before training:", *lines]
