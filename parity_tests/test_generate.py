@@ -126,7 +126,9 @@ def test_length_is_what_was_asked_for(prose: Path) -> None:
 REFUSED = {
     "character": (["--prompt", "ok €"], ["--prompt 'ok €'", "'€' (U+20AC) at position 3", "known"]),
     "prompt": (["--prompt", ""], ["--prompt is empty"]),
-    "stop": (["--stop", "king"], ["--stop 'king' is 4 tokens", "such as 'k'"]),
+    "stop": (["--stop", "king", "--beams", 2], ["--stop 'king' is 4 tokens", "such as 'k'"]),
+    "no stop": (["--stop", ""], ["--stop is empty"]),
+    "stream": (["--stream", "--beams", 2], ["--stream shows one text"]),
     "stop character": (["--stop", "€"], ["--stop '€'", "unknown"]),
     "top k": (["--beams", 2, "--top-k", 5], ["--top-k", "--beams", "leave one"]),
     "top p": (["--beams", 2, "--top-p", 0.5], ["--top-p", "--beams", "leave one"]),

@@ -16,6 +16,7 @@ from typing import Annotated
 
 import tyro
 
+from jaxmodels.shared.before import measure_start
 from jaxmodels.shared.command_line import (
     EngineName,
     TaskArguments,
@@ -25,7 +26,6 @@ from jaxmodels.shared.command_line import (
     take_task,
     with_arguments,
 )
-from jaxmodels.shared.before import measure_start
 from jaxmodels.shared.data.batches import measure_throughput
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.fine_tuning import checkpoint_of, with_checkpoint

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from jaxmodels.shared.command_line import EngineName, make_engine
+from jaxmodels.shared.families.family import BEFORE
 from jaxmodels.shared.fine_tuning import checkpoint_of, starting_weights
 from jaxmodels.shared.loop import evaluate
 from jaxmodels.shared.outputs import final_split, write_results
 from jaxmodels.shared.run import Run
-
-BEFORE = "before"  # the folder in that of the run
 
 
 def measure_start(run: Run, data: Any, folder: Path) -> list[str]:

@@ -214,9 +214,9 @@ def evaluate(task: Task, data: Any, split: SplitName, predict: Predict) -> Evalu
     for batch in family.evaluation_batches(task, data, split):
         outputs, carry = predict(batch, carry)
         valid = batch["mask"] > 0
-        losses, metrics = family.score(task, outputs, batch[family.TARGET])
-        loss += float(losses[valid].sum())
-        metric += float(metrics[valid].sum())
+        losses, metrics = family.score(task, outputs[valid], batch[family.TARGET][valid])
+        loss += float(losses.sum())
+        metric += float(metrics.sum())
         count += int(valid.sum())
         if family.KEEP_OUTPUTS:
             kept.append(outputs[valid])

@@ -229,6 +229,21 @@ def decode_stream(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
         yield piece
 
 
+def until_stop(tokenizer: Tokenizer, ids: Iterable[int], stop: str | None) -> Iterator[str]:
+    """The pieces of `decode_stream` up to and with the first `stop` in them; no id is taken after.
+
+    A stop may be a part of a token, or span several.
+    """
+    text = ""
+    for piece in decode_stream(tokenizer, ids):
+        before, text = len(text), text + piece
+        place = -1 if stop is None else text.find(stop)
+        if stop is not None and place >= 0:
+            yield text[before : place + len(stop)]
+            return
+        yield piece
+
+
 def _byte_level(tokenizers: Any, model: Any) -> Any:
     """The library's tokenizer of a BPE model that splits words as GPT-2 does."""
     library = tokenizers.Tokenizer(model)

@@ -60,8 +60,8 @@ class WikiTextDataConfig:
                 raise ValueError(f"data.{name} {getattr(self, name)} must be at least {smallest}")
         if self.evaluation_stride > self.sequence_length:
             raise ValueError(
-                f"data.evaluation_stride {self.evaluation_stride} leaves tokens out between windows "
-                f"of {self.sequence_length}; take {self.sequence_length} at most"
+                f"data.evaluation_stride {self.evaluation_stride} leaves tokens out between "
+                f"windows of {self.sequence_length}; take {self.sequence_length} at most"
             )
         if self.training_split not in ("train", "validation"):
             raise ValueError(

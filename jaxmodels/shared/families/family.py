@@ -10,6 +10,8 @@ import numpy as np
 from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.tasks import Task
 
+BEFORE = "before"  # in a run's folder: what a checkpoint did before its fine-tuning
+
 SplitName = Literal["train", "validation", "test"]
 
 # (batch, what the model carries from the batch before) -> (outputs float32, what it carries on).

@@ -143,9 +143,7 @@ def draw_curves(folder: Path, task: Task, data: TextData, history: list[dict[str
     if history:
         drawn = folder / "plots"
         drawn.mkdir(exist_ok=True)
-        plots.plot_curves(
-            history, drawn / "curves.png", title=f"{task.name} on {data.source}"
-        )
+        plots.plot_curves(history, drawn / "curves.png", title=f"{task.name} on {data.source}")
 
 
 def _config(task: Task) -> LanguageDataConfig:

@@ -11,7 +11,7 @@ from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.data.text import TextData, TextSplit
 from jaxmodels.shared.data.wikitext import WikiTextDataConfig, load_wikitext, strided_windows
 from jaxmodels.shared.families import text
-from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
+from jaxmodels.shared.families.family import BEFORE, Evaluation, Predict, SplitName
 from jaxmodels.shared.families.sizes import check_vocabulary
 from jaxmodels.shared.files import read_json, replaced, write_json
 from jaxmodels.shared.generation import SAMPLING, Passage, continue_passages, sample_statistics
@@ -28,7 +28,6 @@ KEEP_OUTPUTS = text.KEEP_OUTPUTS
 MEASURED_BEFORE = True
 
 SAMPLES_FILE = "samples.json"
-_BEFORE = "before"  # what a checkpoint did before its fine-tuning, in a folder of this name
 _FIGURES = ("token_perplexity", "word_perplexity", "bits_per_byte")
 
 
@@ -88,7 +87,8 @@ def figures(task: Task, part: TextSplit, evaluation: Evaluation) -> dict[str, An
 def in_words(task: Task, data: TextData, split: SplitName, evaluation: Evaluation) -> list[str]:
     found = figures(task, getattr(data, split), evaluation)
     a_token, a_word = (
-        "beyond any float" if found[name] is None else f"{found[name]:,.2f}" for name in _FIGURES[:2]
+        "beyond any float" if found[name] is None else f"{found[name]:,.2f}"
+        for name in _FIGURES[:2]
     )
     return [
         f"perplexity {a_token} a token, {a_word} a word ({found['words']:,}: between white space, "
@@ -113,21 +113,16 @@ def write_outputs(
     write_json(folder / SAMPLES_FILE, [asdict(passage) for passage in passages])
     content = figures(task, part, evaluation) | sample_statistics(passages)
     columns = {"sample": passages}
-    if (folder / _BEFORE).is_dir():
-        metrics, samples = (
-            _read(folder / _BEFORE / name) for name in ("metrics.json", SAMPLES_FILE)
-        )
-        content[_BEFORE] = {name: metrics[name] for name in (f"{split}_loss", *_FIGURES)}
+    if (folder / BEFORE).is_dir():
+        metrics: Any = read_json(folder / BEFORE / "metrics.json")
+        samples: Any = read_json(folder / BEFORE / SAMPLES_FILE)
+        content[BEFORE] = {name: metrics[name] for name in (f"{split}_loss", *_FIGURES)}
         columns = {
             "before fine-tuning": [Passage(**sample) for sample in samples],
             "after fine-tuning": passages,
         }
     _write_side_by_side(folder / "samples.md", columns)
     return content
-
-
-def _read(path: Path) -> Any:
-    return read_json(path)
 
 
 def _write_side_by_side(path: Path, columns: dict[str, list[Passage]]) -> None:
