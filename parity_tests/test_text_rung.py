@@ -12,16 +12,22 @@ from parity_tests import text_rung as text_rung_module
 from parity_tests.cases import task_pair
 from parity_tests.pairs import hot_leaves
 from parity_tests.text_rung import MAKERS, Text, compare_texts, flax_predict, text_rung
+from parity_tests.tiny_runs import with_settings
 
 SIZES = {"vocabulary_size": 23, "embedding_dim": 9, "hidden_dim": 14}
 
 
 def tiny(cell: str) -> Any:
+    if cell == "transformer":  # whose context is shorter than a text
+        context = {"hidden_dim": 12, "num_layers": 1, "num_heads": 3, "mlp_dim": 14}
+        small = GPT2Config(vocabulary_size=23, context_length=20, **context)
+        task = TASKS["shakespeare-transformer"]
+        return with_settings(dataclasses.replace(task, model=small), data={"sequence_length": 20})
     model = CharRNNConfig(cell=cell, dropout_rate=0.2, **SIZES)  # type: ignore[arg-type]
     return dataclasses.replace(TASKS[f"shakespeare-{cell}"], model=model)
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "transformer"])
 def test_both_frameworks_write_the_same_text(cell: str) -> None:
     verdicts = text_rung(tiny(cell))
     assert [(v.rung, v.dtype, v.bound) for v in verdicts] == [

@@ -165,7 +165,9 @@ def _rounding(
     limit = getattr(task.model, "context_length", None)
     rows = [np.append(p, t.tokens)[:limit] for p, t in zip(prompts, texts, strict=True)]
     length = max(map(len, rows))
-    tokens = np.array([np.pad(row, (0, length - len(row))) for row in rows], np.int32)  # (B, T)
+    padded = np.array([np.pad(row, (0, length - len(row))) for row in rows], np.int32)
+    # What is beyond a model's context is read in windows of its length: one of them will do.
+    tokens = padded[:, : getattr(task.model, "context_length", length)]  # (B, T)
     batch = {"tokens": tokens, "reset": np.zeros(len(rows), bool)}
     # The padding is as good a text as any.
     in32, in64 = (

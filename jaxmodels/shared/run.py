@@ -7,6 +7,7 @@ DIR/run.json           task, engine, source
     checkpoints/       to resume from, in the engine's own format
     model.safetensors  final weights, with config.json: any engine loads them
     adapter_model.safetensors  of a run with adapters, with adapter_config.json: as peft has them
+    before/        of some fine-tuned models: what the checkpoint did, as of a finished run
     metrics.json plots/ tensorboard/, and what the family adds: predictions.csv, samples.txt, ...
 """
 

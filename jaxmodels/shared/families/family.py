@@ -101,7 +101,7 @@ class Family(Protocol):
     def score(
         self, task: Task, outputs: np.ndarray, targets: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Loss and metric of each target, in the shape of the batch's mask."""
+        """outputs, targets (N, ...) -> loss and metric (N,) of each that the mask lets count."""
         ...
 
     def in_words(
