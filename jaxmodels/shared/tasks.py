@@ -327,7 +327,7 @@ _TASKS = (
         schedule=ScheduleConfig(name="cosine", warmup_fraction=0.05, final_scale=0.05),
         training=TrainingConfig(epochs=5, batch_size=16, evaluation_batch_size=16),
         parity=ParityConfig(metric_epochs=2),
-        goal="GOAL",
+        goal="a perplexity near 20 a token of wikitext-2-raw-v1, from gpt2 at a rate of 5e-5",
     ),
     _PRICES_LSTM,
     replace(
