@@ -19,8 +19,14 @@ SIZES = {"vocabulary_size": 23, "embedding_dim": 9, "hidden_dim": 14}
 
 def tiny(cell: str) -> Any:
     if cell == "transformer":  # whose context is shorter than a text
-        context = {"hidden_dim": 12, "num_layers": 1, "num_heads": 3, "mlp_dim": 14}
-        small = GPT2Config(vocabulary_size=23, context_length=8, **context)
+        small = GPT2Config(
+            vocabulary_size=23,
+            context_length=8,
+            hidden_dim=12,
+            num_layers=1,
+            num_heads=3,
+            mlp_dim=14,
+        )
         task = TASKS["shakespeare-transformer"]
         return with_settings(dataclasses.replace(task, model=small), data={"sequence_length": 8})
     model = CharRNNConfig(cell=cell, dropout_rate=0.2, **SIZES)  # type: ignore[arg-type]
