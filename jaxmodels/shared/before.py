@@ -4,6 +4,7 @@
 ['test accuracy 21.20%, loss 4.6190 on 24,611 tokens', ...]
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from jaxmodels.shared.command_line import EngineName, make_engine
 from jaxmodels.shared.families.family import BEFORE
 from jaxmodels.shared.fine_tuning import checkpoint_of, starting_weights
 from jaxmodels.shared.loop import evaluate
+from jaxmodels.shared.lora import NO_ADAPTERS
 from jaxmodels.shared.outputs import final_split, write_results
 from jaxmodels.shared.run import Run
 
@@ -24,9 +26,10 @@ def measure_start(run: Run, data: Any, folder: Path) -> list[str]:
     Raises:
         ValueError: the checkpoint's tensors are not the model's.
     """
-    task, below = run.task, folder / BEFORE
-    engine = make_engine(cast(EngineName, run.engine), task, below)
-    engine.load_weights(starting_weights(task, engine.weights())[0])
+    task, below = replace(run.task, lora=NO_ADAPTERS), folder / BEFORE
+    engine = make_engine(
+        cast(EngineName, run.engine), task, below, lambda fresh: starting_weights(task, fresh)[0]
+    )
     split = final_split(task, data)
     evaluation = evaluate(task, data, split, engine.predict)
     below.mkdir(exist_ok=True)
