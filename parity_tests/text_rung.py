@@ -166,9 +166,7 @@ def _rounding(
     rows = [np.append(p, t.tokens)[:limit] for p, t in zip(prompts, texts, strict=True)]
     length = max(map(len, rows))
     padded = np.array([np.pad(row, (0, length - len(row))) for row in rows], np.int32)
-    # What is beyond a model's context is read in windows of its length: one of them will do.
-    tokens = padded[:, : getattr(task.model, "context_length", length)]  # (B, T)
-    batch = {"tokens": tokens, "reset": np.zeros(len(rows), bool)}
+    batch = {"tokens": padded, "reset": np.zeros(len(rows), bool)}
     # The padding is as good a text as any.
     in32, in64 = (
         torch_predict(task, pair, leaves, dtype)(batch, None)[0] for dtype in ("float32", "float64")
