@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 
 from jaxmodels.shared import run as runs
-from jaxmodels.shared.configs import BERTConfig, GPT2Config, ModelConfig, architecture
+from jaxmodels.shared.configs import (
+    BERTConfig,
+    GPT2Config,
+    ImageNetResNetConfig,
+    ModelConfig,
+    architecture,
+)
+from jaxmodels.shared.data.images import ImageDataConfig
 from jaxmodels.shared.data.subwords import SubwordDataConfig
 from jaxmodels.shared.data.wikitext import WikiTextDataConfig
 from jaxmodels.shared.files import read_json
@@ -25,22 +32,25 @@ from jaxmodels.shared.tasks import TASKS, DataConfig, Task
 
 @dataclass(frozen=True)
 class Start:
-    """What a kind of data starts from: a model with this head, of which `kept` are the task's."""
+    """What a kind of data starts from: a model of which these fields are the task's."""
 
     model: type[ModelConfig]
     examples: str  # for messages
-    head: str
-    kept: tuple[str, ...] = ()
+    kept: tuple[str, ...]
 
 
 STARTS: dict[type[DataConfig], Start] = {
     SubwordDataConfig: Start(
         BERTConfig,
         "BERT, RoBERTa or DistilBERT, such as distilbert-base-uncased",
-        head="sequence-classification",
-        kept=("num_classes",),
+        kept=("head", "num_classes"),
     ),
-    WikiTextDataConfig: Start(GPT2Config, "GPT-2, such as gpt2", head="language-model"),
+    WikiTextDataConfig: Start(GPT2Config, "GPT-2, such as gpt2", kept=("head",)),
+    ImageDataConfig: Start(
+        ImageNetResNetConfig,
+        "ResNet-18, -34 or -50, such as microsoft/resnet-18",
+        kept=("num_classes", "image_size"),
+    ),
 }
 
 # Fields of a model that may differ from its checkpoint's: they change no tensor.
@@ -65,9 +75,9 @@ def with_checkpoint(task: Task, pretrained: str, folder: Path, *, resume: bool) 
         ValueError: the task takes no checkpoint, there is none, it is of another kind of model, or
             a flag contradicts its config.
     """
-    start = STARTS.get(type(task.data))
+    start = _start_of(task)
     if start is None:
-        able = [name for name, other in TASKS.items() if type(other.data) in STARTS]
+        able = [name for name, other in TASKS.items() if _start_of(other)]
         raise ValueError(
             f"--pretrained: {task.name} is trained from nothing; {' and '.join(able)} can start "
             "from a checkpoint"
@@ -91,13 +101,12 @@ def with_checkpoint(task: Task, pretrained: str, folder: Path, *, resume: bool) 
             f"{start.examples}"
         )
     for name, value in changed.items():
-        if name not in _FREE and value != getattr(config, name):
+        if name not in _FREE + start.kept and value != getattr(config, name):
             raise ValueError(
                 f"--model.{name.replace('_', '-')} {value} contradicts {path}, which has "
                 f"{getattr(config, name)}; leave it out"
             )
-    own: dict[str, Any] = {"head": start.head} | _kept(task)
-    return dataclasses.replace(task, model=dataclasses.replace(config, **own | changed))
+    return dataclasses.replace(task, model=dataclasses.replace(config, **_kept(task) | changed))
 
 
 def starting_weights(
@@ -110,8 +119,13 @@ def starting_weights(
     Raises:
         ValueError: the checkpoint's tensors are not the model's.
     """
-    changes = {"head": getattr(task.model, "head")} | _kept(task)  # noqa: B009 (all starts have it)
-    return open_checkpoint(find_folder(checkpoint_of(task)), **changes).read_over(own)
+    return open_checkpoint(find_folder(checkpoint_of(task)), **_kept(task)).read_over(own)
+
+
+def _start_of(task: Task) -> Start | None:
+    """What the task's own model says it can start from; None: it is trained from nothing."""
+    start = STARTS.get(type(task.data))
+    return start if start and isinstance(task.model, start.model) else None
 
 
 def _kept(task: Task) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from jaxmodels.shared.configs import (
     ForecasterConfig,
     GPT2Config,
     ImageModelConfig,
+    ImageNetResNetConfig,
     LanguageModelConfig,
     LogisticRegressionConfig,
     ModelConfig,
@@ -267,6 +268,25 @@ _TASKS = (
         schedule=ScheduleConfig(name="one-cycle", warmup_fraction=0.25),
         training=TrainingConfig(epochs=50),
         goal="88% of the test images right, on a JPEG quality-75 copy of CIFAR-10",
+    ),
+    Task(
+        name="cifar10-transfer-resnet18",
+        description="ResNet-18 as on the Hub, fine-tuned with --pretrained on enlarged images",
+        model=ImageNetResNetConfig(
+            image_size=64,
+            num_classes=10,
+            stage_channels=(64, 128, 256, 512),
+            depths=(2, 2, 2, 2),
+            block="basic",
+        ),
+        data=ImageDataConfig(resize_to=64),
+        optimizer=OptimizerConfig(
+            learning_rate=0.02, nesterov=True, weight_decay=1e-4, layer_decay=0.7
+        ),
+        schedule=ScheduleConfig(name="one-cycle", warmup_fraction=0.2),
+        training=TrainingConfig(epochs=5, batch_size=64),
+        parity=ParityConfig(curve_steps=20, metric_epochs=1),
+        goal="93% of the test images right, from microsoft/resnet-18 at 224 pixels",
     ),
     Task(
         name="imdb-lstm",
