@@ -58,3 +58,18 @@ def absolute_error(
     """Mean |median - target|: outputs (..., H, Q), targets (..., H) -> scalar, float32 at least."""
     outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
     return jnp.abs(outputs[..., median_index(quantiles)] - targets).mean()
+
+
+def half_squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Half the mean square of the errors: outputs (B,), targets (B,) -> scalar, float32 at least.
+
+    Of one row (x, d), whose error is e, a step of gradient descent at rate mu is the LMS filter's
+    w += mu * e * x (Widrow & Hoff 1960).
+    """
+    return squared_error(outputs, targets) / 2
+
+
+def squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """The mean square of the errors: outputs (B,), targets (B,) -> scalar, float32 at least."""
+    outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+    return ((outputs - targets) ** 2).mean()

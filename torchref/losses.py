@@ -55,3 +55,18 @@ def absolute_error(
     """Mean |median - target|: outputs (..., H, Q), targets (..., H) -> scalar, float32 at least."""
     outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
     return (outputs[..., median_index(quantiles)] - targets).abs().mean()
+
+
+def half_squared_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Half the mean square of the errors: outputs (B,), targets (B,) -> scalar, float32 at least.
+
+    Of one row (x, d), whose error is e, a step of gradient descent at rate mu is the LMS filter's
+    w += mu * e * x (Widrow & Hoff 1960).
+    """
+    return squared_error(outputs, targets) / 2
+
+
+def squared_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The mean square of the errors: outputs (B,), targets (B,) -> scalar, float32 at least."""
+    outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+    return ((outputs - targets) ** 2).mean()

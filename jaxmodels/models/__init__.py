@@ -15,6 +15,7 @@ from jaxmodels.models.forecaster import RecurrentForecaster
 from jaxmodels.models.gpt2 import GPT2
 from jaxmodels.models.imagenet_resnet import ImageNetResNet
 from jaxmodels.models.linear import LogisticRegression
+from jaxmodels.models.mlp import MLP
 from jaxmodels.models.recurrent import CharRNN, TextClassifier
 from jaxmodels.models.resnet import ResNet
 from jaxmodels.models.time_series import TimeSeriesTransformer
@@ -32,6 +33,7 @@ MODELS: dict[type[configs.ModelConfig], Callable[..., nnx.Module]] = {
     configs.GPT2Config: GPT2,
     configs.BERTConfig: BERT,
     configs.TimeSeriesTransformerConfig: TimeSeriesTransformer,
+    configs.MLPConfig: MLP,
 }
 
 

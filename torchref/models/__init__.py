@@ -12,6 +12,7 @@ from torchref.models.forecaster import RecurrentForecaster
 from torchref.models.gpt2 import GPT2
 from torchref.models.imagenet_resnet import ImageNetResNet
 from torchref.models.linear import LogisticRegression
+from torchref.models.mlp import MLP
 from torchref.models.recurrent import CharRNN, TextClassifier
 from torchref.models.resnet import ResNet
 from torchref.models.time_series import TimeSeriesTransformer
@@ -28,6 +29,7 @@ MODELS: dict[type[configs.ModelConfig], Callable[..., nn.Module]] = {
     configs.GPT2Config: GPT2,
     configs.BERTConfig: BERT,
     configs.TimeSeriesTransformerConfig: TimeSeriesTransformer,
+    configs.MLPConfig: MLP,
 }
 
 

@@ -23,6 +23,7 @@ from jaxmodels.shared.configs.recurrent import (
     RecurrentForecasterConfig,
     TextClassifierConfig,
 )
+from jaxmodels.shared.configs.tabular import MLPConfig
 from jaxmodels.shared.configs.transformers import (
     BERTConfig,
     GPT2Config,
@@ -43,6 +44,7 @@ __all__ = [
     "Initializer",
     "LanguageModelConfig",
     "LogisticRegressionConfig",
+    "MLPConfig",
     "ModelConfig",
     "RecurrentForecasterConfig",
     "ResNetConfig",
@@ -62,7 +64,12 @@ TransformerConfig = GPT2Config | BERTConfig | TimeSeriesTransformerConfig
 LanguageModelConfig = CharRNNConfig | GPT2Config
 ForecasterConfig = RecurrentForecasterConfig | TimeSeriesTransformerConfig
 ModelConfig = (
-    ImageModelConfig | TextClassifierConfig | LanguageModelConfig | ForecasterConfig | BERTConfig
+    ImageModelConfig
+    | TextClassifierConfig
+    | LanguageModelConfig
+    | ForecasterConfig
+    | BERTConfig
+    | MLPConfig
 )
 
 CONFIGS: dict[str, type[ModelConfig]] = {
@@ -77,6 +84,7 @@ CONFIGS: dict[str, type[ModelConfig]] = {
     "GPT2": GPT2Config,
     "BERT": BERTConfig,
     "TimeSeriesTransformer": TimeSeriesTransformerConfig,
+    "MLP": MLPConfig,
 }
 
 
