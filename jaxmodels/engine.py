@@ -19,7 +19,7 @@ from jaxmodels.frozen import freeze_found
 from jaxmodels.lora import add_lora, merge, save_adapter
 from jaxmodels.models import CharRNN, create
 from jaxmodels.objective import make_objective
-from jaxmodels.optim import make_optimizer
+from jaxmodels.optim import make_apply, make_optimizer
 from jaxmodels.shared.checksums import Position
 from jaxmodels.shared.loop import Start
 from jaxmodels.shared.tasks import Task
@@ -46,6 +46,7 @@ class FlaxEngine:
             self.graphdef,
             optimizer,
             self.objective,
+            make_apply(task.optimizer),
             micro_batches=training.micro_batches,
             ema_decay=training.ema_decay,
         )

@@ -11,7 +11,15 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.losses import absolute_error, accuracy, counted, cross_entropy, pinball_loss
+from jaxmodels.losses import (
+    absolute_error,
+    accuracy,
+    counted,
+    cross_entropy,
+    half_squared_error,
+    pinball_loss,
+    squared_error,
+)
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.tasks import Task
 
@@ -37,6 +45,8 @@ def make_objective(task: Task) -> Objective:
         quantiles = task.model.quantiles  # type: ignore[union-attr]
         loss = partial(pinball_loss, quantiles=quantiles)
         metric, count = partial(absolute_error, quantiles=quantiles), jnp.size
+    elif family.LOSS == "half-squared-error":
+        loss, metric, count = half_squared_error, squared_error, jnp.size
     else:
         loss = partial(cross_entropy, label_smoothing=task.training.label_smoothing)
         metric, count = accuracy, counted

@@ -5,7 +5,7 @@ The learning rate is not part of them: `apply_updates` multiplies by the rate th
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,9 +29,10 @@ def make_optimizer(
         plain = make_optimizer(replace(config, layer_decay=1.0))
         return optax.chain(plain, scale_by_layer(config.layer_decay, layers))
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
-    l1 = add_sign(config) if config.l1 else optax.identity()
+    subgradient = config.l1 and config.name != "proximal-sgd"
+    l1 = add_sign(config) if subgradient else optax.identity()
     decay = optax.add_decayed_weights(config.weight_decay, mask=lambda p: decay_mask(config, p))
-    if config.name == "sgd":
+    if config.name in ("sgd", "proximal-sgd"):
         momentum = optax.identity()  # torch keeps no buffer either when there is no momentum
         if config.momentum:
             momentum = optax.trace(config.momentum, config.nesterov)
@@ -39,9 +40,33 @@ def make_optimizer(
     return optax.chain(clip, l1, scale_by_adam(config), decay)
 
 
+Apply = Callable[[Leaves, optax.Updates, jax.Array], Leaves]
+
+
 def apply_updates(params: Leaves, direction: optax.Updates, rate: jax.Array) -> Leaves:
     """params - rate * direction, each leaf in its own dtype."""
     return jax.tree.map(lambda p, d: p - rate.astype(p.dtype) * d, params, direction)
+
+
+def make_apply(config: OptimizerConfig) -> Apply:
+    """`apply_updates`; for proximal-sgd the masked leaves are then shrunk towards 0."""
+    if config.name != "proximal-sgd" or not config.l1:
+        return apply_updates
+
+    def apply(params: Leaves, direction: optax.Updates, rate: jax.Array) -> Leaves:
+        mask = decay_mask(config, params)
+        threshold = rate * (config.l1 / (1 - config.momentum))
+        return {
+            name: shrink(value, threshold.astype(value.dtype)) if mask[name] else value
+            for name, value in apply_updates(params, direction, rate).items()
+        }
+
+    return apply
+
+
+def shrink(x: jax.Array, threshold: jax.Array) -> jax.Array:
+    """Each value moved towards 0 by the threshold, and no further than 0."""
+    return jnp.sign(x) * jnp.maximum(jnp.abs(x) - threshold, 0)
 
 
 def decay_mask(config: OptimizerConfig, params: Any) -> dict[str, bool]:

@@ -15,7 +15,7 @@ from flax import nnx
 
 from jaxmodels.models.gpt2 import GPT2
 from jaxmodels.objective import Objective
-from jaxmodels.optim import apply_updates
+from jaxmodels.optim import Apply, apply_updates
 from jaxmodels.shared.model_output import logits_of
 from jaxmodels.state import Leaves, merge, split
 
@@ -148,6 +148,7 @@ def make_train_step(
     graphdef: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
     objective: Objective,
+    apply: Apply = apply_updates,
     *,
     micro_batches: int = 1,
     ema_decay: float = 0.0,
@@ -165,7 +166,7 @@ def make_train_step(
             state["params"], state["stats"], batch, state.get("carry", ()), key
         )
         direction, slots = optimizer.update(gradients, state["optimizer"], state["params"])
-        params = apply_updates(state["params"], direction, jnp.asarray(rate))
+        params = apply(state["params"], direction, jnp.asarray(rate))
         new = {"params": params, "stats": stats, "optimizer": slots, "step": state["step"] + 1}
         if "average" in state:
             new["average"] = jax.tree.map(

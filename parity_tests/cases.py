@@ -34,6 +34,7 @@ from jaxmodels.shared.configs import (
     ImageNetResNetConfig,
     LanguageModelConfig,
     LogisticRegressionConfig,
+    MLPConfig,
     ModelConfig,
     RecurrentForecasterConfig,
     ResNetConfig,
@@ -51,7 +52,7 @@ from torchref.models.attention import MultiHeadAttention as TorchMultiHeadAttent
 
 # Larger rates make the trajectories themselves diverge: at 0.1 a gradient's float64 rounding has
 # grown to 3e-10 after nine steps. The step rung therefore caps the rate, and keeps its bound.
-STEP_RATE = {"sgd": 0.01, "adamw": 1e-3}
+STEP_RATE = {"sgd": 0.01, "proximal-sgd": 0.01, "adamw": 1e-3}
 
 _LOGISTIC = LogisticRegressionConfig(
     image_size=6, in_channels=2, num_classes=7, initializer="he-normal"
@@ -164,9 +165,19 @@ _SERIES_PLAIN = replace(
     instance_norm=False,
 )
 
+_LINEAR = MLPConfig(num_features=7, initializer="lecun-normal")
+_MLP = MLPConfig(
+    num_features=7,
+    hidden_dims=(6, 5),
+    activation="gelu",
+    dropout_rate=0.3,
+    initializer="he-normal",
+)
+
 _SGD = OptimizerConfig(learning_rate=0.01, nesterov=True, weight_decay=5e-3)
 _SGD_CLIPPED = replace(_SGD, clip_norm=0.7, nesterov=False)
 _SGD_L1 = replace(_SGD, clip_norm=0.7, l1=1e-3, decay_mask="all")
+_PROXIMAL = replace(_SGD, name="proximal-sgd", l1=0.02)
 _ADAMW = OptimizerConfig(
     name="adamw", learning_rate=1e-3, weight_decay=0.05, clip_norm=0.5, l1=1e-3
 )
@@ -198,6 +209,8 @@ _SETTINGS: dict[str, tuple[ModelConfig, OptimizerConfig, ScheduleConfig, float]]
     "distilbert": (_DISTILBERT, _ADAMW, _COSINE, 0.0),
     "series-plain": (_SERIES_PLAIN, _SGD_CLIPPED, _ONE_CYCLE, 0.0),
     "series-patch": (_SERIES_PATCH, _ADAMW, _COSINE, 0.0),
+    "linear-proximal": (_LINEAR, _PROXIMAL, _STEP, 0.0),
+    "mlp": (_MLP, _ADAMW, _COSINE, 0.0),
 }
 
 # Each case's base and its adapters.
@@ -275,6 +288,8 @@ def make_pair(
         )
     if isinstance(config, ForecasterConfig):
         return _forecasts(pair, config, rng, batch_size)
+    if isinstance(config, MLPConfig):
+        return _rows(pair, config, rng, batch_size)
     return replace(pair, batch=_images(config, rng, batch_size))
 
 
@@ -352,6 +367,19 @@ def _forecasts(pair: Pair, config: ForecasterConfig, rng: np.random.Generator, c
         batch={"inputs": inputs.astype(np.float32), "label": targets.astype(np.float32)},
         flax_recipe=replace(pair.flax_recipe, loss=flax_loss),
         torch_recipe=replace(pair.torch_recipe, loss=torch_loss),
+        flax_call=lambda m, batch, train: m(batch["inputs"], train=train),
+        torch_call=lambda m, batch: m(batch["inputs"]),
+    )
+
+
+def _rows(pair: Pair, config: MLPConfig, rng: np.random.Generator, count: int) -> Pair:
+    """The pair with random rows and targets, trained by half the squared error on either side."""
+    inputs, targets = rng.normal(size=(count, config.num_features)), rng.normal(size=count)
+    return replace(
+        pair,
+        batch={"inputs": inputs.astype(np.float32), "label": targets.astype(np.float32)},
+        flax_recipe=replace(pair.flax_recipe, loss=jaxmodels.losses.half_squared_error),
+        torch_recipe=replace(pair.torch_recipe, loss=torchref.losses.half_squared_error),
         flax_call=lambda m, batch, train: m(batch["inputs"], train=train),
         torch_call=lambda m, batch: m(batch["inputs"]),
     )

@@ -192,13 +192,14 @@ def observe_steps(
     recipe = pair.flax_recipe
     make_optimizer = recipe.make_optimizer or jaxmodels.optim.make_optimizer
     optimizer = make_optimizer(recipe.optimizer, recipe.layers)
+    apply = jaxmodels.optim.make_apply(recipe.optimizer)
     loss_and_gradients = jax.value_and_grad(_flax_loss(pair), has_aux=True)
 
     @jax.jit
     def update(params: Any, stats: Any, slots: Any, batch: Any, rate: jax.Array):
         (_, stats), gradients = loss_and_gradients(params, stats, batch)
         direction, slots = optimizer.update(gradients, slots, params)
-        return jaxmodels.optim.apply_updates(params, direction, rate), stats, slots
+        return apply(params, direction, rate), stats, slots
 
     observations = []
     for leaves in draws:

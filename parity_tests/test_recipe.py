@@ -36,7 +36,7 @@ def flax_steps(config: OptimizerConfig) -> dict[str, np.ndarray]:
     for gradients in GRADIENTS:
         gradients = {name: jnp.asarray(value) for name, value in gradients.items()}
         direction, state = optimizer.update(gradients, state, params)
-        params = jaxmodels.optim.apply_updates(params, direction, jnp.asarray(RATE))
+        params = jaxmodels.optim.make_apply(config)(params, direction, jnp.asarray(RATE))
     return {name: np.asarray(value) for name, value in params.items()}
 
 
@@ -68,8 +68,9 @@ def by_hand(config: OptimizerConfig) -> dict[str, np.ndarray]:
             p, g = params[name], scale * gradient.astype(np.float64)
             masked = config.decay_mask == "all" or name == "layer.kernel"
             decay = config.weight_decay * masked
-            g = g + config.l1 * masked * np.sign(p)
-            if config.name == "sgd":
+            if config.name != "proximal-sgd":
+                g = g + config.l1 * masked * np.sign(p)
+            if config.name in ("sgd", "proximal-sgd"):
                 g = g + decay * p
                 first[name] = config.momentum * first[name] + g
                 step_by = g + config.momentum * first[name] if config.nesterov else first[name]
@@ -80,6 +81,10 @@ def by_hand(config: OptimizerConfig) -> dict[str, np.ndarray]:
                 spread = np.sqrt(second[name] / (1 - config.beta2**step))
                 step_by = mean / (spread + config.epsilon) + decay * p
             params[name] = p - RATE * step_by
+            if config.name == "proximal-sgd":
+                by = RATE * config.l1 * masked / (1 - config.momentum)
+                moved = np.abs(params[name]) - by
+                params[name] = np.sign(params[name]) * np.maximum(moved, 0)
     return params
 
 
@@ -93,6 +98,11 @@ OPTIMIZERS = {
     "l1-all": OptimizerConfig(l1=0.1, decay_mask="all"),
     "l2": OptimizerConfig(weight_decay=0.1),
     "l2-all": OptimizerConfig(weight_decay=0.1, decay_mask="all"),
+    "proximal": OptimizerConfig(name="proximal-sgd", momentum=0.5, l1=0.2),
+    "proximal-all": OptimizerConfig(
+        name="proximal-sgd", momentum=0.5, nesterov=True, l1=0.2, decay_mask="all"
+    ),
+    "proximal-l2": OptimizerConfig(name="proximal-sgd", momentum=0.5, l1=0.2, weight_decay=0.1),
     "adamw": OptimizerConfig(name="adamw", weight_decay=0.1),
     "adamw-all": OptimizerConfig(name="adamw", weight_decay=0.1, decay_mask="all", beta1=0.8),
     "everything": OptimizerConfig(name="adamw", weight_decay=0.1, l1=0.05, clip_norm=0.5),

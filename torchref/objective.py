@@ -12,7 +12,15 @@ import torch
 
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.tasks import Task
-from torchref.losses import absolute_error, accuracy, counted, cross_entropy, pinball_loss
+from torchref.losses import (
+    absolute_error,
+    accuracy,
+    counted,
+    cross_entropy,
+    half_squared_error,
+    pinball_loss,
+    squared_error,
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,8 @@ def make_objective(task: Task) -> Objective:
         quantiles = task.model.quantiles  # type: ignore[union-attr]
         loss = partial(pinball_loss, quantiles=quantiles)
         metric, count = partial(absolute_error, quantiles=quantiles), torch.numel
+    elif family.LOSS == "half-squared-error":
+        loss, metric, count = half_squared_error, squared_error, torch.numel
     else:
         loss = partial(cross_entropy, label_smoothing=task.training.label_smoothing)
         metric, count = accuracy, counted

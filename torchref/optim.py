@@ -3,7 +3,7 @@
 The learning rate of a step comes from `jaxmodels.shared.schedules` through `set_learning_rate`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -31,12 +31,14 @@ def make_optimizer(
         {
             "params": members[scale, decays],
             "weight_decay": config.weight_decay if decays else 0.0,
+            "l1": config.l1 if decays else 0.0,
             "rate_scale": scale,
         }
         for scale, decays in sorted(members, reverse=True)
     ]
-    if config.name == "sgd":
-        return torch.optim.SGD(
+    if config.name in ("sgd", "proximal-sgd"):
+        kind = ProximalSGD if config.name == "proximal-sgd" else torch.optim.SGD
+        return kind(
             groups,
             lr=config.learning_rate,
             momentum=config.momentum,
@@ -44,6 +46,24 @@ def make_optimizer(
         )
     betas = (config.beta1, config.beta2)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.epsilon)
+
+
+class ProximalSGD(torch.optim.SGD):
+    """SGD whose parameters are then shrunk towards 0, as `OptimizerConfig` says, by their l1."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = super().step(closure)
+        for group in self.param_groups:
+            threshold = group["lr"] * (group["l1"] / (1 - group["momentum"]))
+            for parameter in group["params"] if threshold else ():
+                parameter.copy_(shrink(parameter, threshold))
+        return loss
+
+
+def shrink(x: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Each value moved towards 0 by the threshold, and no further than 0."""
+    return torch.sign(x) * torch.clamp(torch.abs(x) - threshold, min=0)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -66,7 +86,7 @@ def prepare_gradients(config: OptimizerConfig, model: nn.Module) -> None:
         )
         scale = torch.clamp(config.clip_norm / norm, max=1.0)
         torch._foreach_mul_(gradients, scale)  # pyright: ignore[reportPrivateImportUsage]
-    if config.l1:
+    if config.l1 and config.name != "proximal-sgd":
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if _decays(config, parameter):
                 gradient.add_(parameter.sign(), alpha=config.l1)

@@ -89,7 +89,7 @@ def fit(task: Task, data: Any, engine: Engine, folder: Path, *, resume: bool) ->
     recorder.rewind(position["epoch"])
     batches = family.training_batches(task, data, position["step"])
     probe = probe_batch(task, data)
-    with closing(recorder), progress_bar(task, steps, done=position["step"]) as bar:
+    with closing(recorder), progress_bar(task, data, steps, done=position["step"]) as bar:
         while position["epoch"] < training.epochs and not recorder.should_stop:
             row = train_epoch(task, engine, batches, bar, position, steps, probe)
             position = {"step": (position["epoch"] + 1) * steps, "epoch": position["epoch"] + 1}
@@ -115,12 +115,12 @@ def probe_batch(task: Task, data: Any) -> Batch:
     return next(family.evaluation_batches(task, data, split))
 
 
-def progress_bar(task: Task, steps: int, *, done: int) -> Progress:
+def progress_bar(task: Task, data: Any, steps: int, *, done: int) -> Progress:
     family = family_of(task)
     return Progress(
         task.training.epochs,
         steps,
-        family.units_per_step(task),
+        family.units_per_step(task, data),
         unit=family.UNIT,
         metric=family.METRIC,
         done=done,
@@ -176,13 +176,19 @@ def train_epoch(
     assert pending is not None  # an epoch's last step is not saved within the epoch
     check_finite(engine.predict(probe)[0], pending[0], steps, pending[1]["index"].tolist())
     count = (position["epoch"] + 1) * steps - position["step"]
-    return epoch_row(task, sums, steps, rate, count, seconds) | {
+    return epoch_row(task, sums, steps, rate, count, seconds, bar.units_per_step) | {
         "data_wait_fraction": waited / seconds
     }
 
 
 def epoch_row(
-    task: Task, sums: dict[str, float], steps: int, rate: float, count: int, seconds: float
+    task: Task,
+    sums: dict[str, float],
+    steps: int,
+    rate: float,
+    count: int,
+    seconds: float,
+    units_per_step: int,
 ) -> Row:
     """The training part of an epoch's row; `count` of its `steps` took `seconds`."""
     family = family_of(task)
@@ -191,7 +197,7 @@ def epoch_row(
         f"train_{family.METRIC}": sums["metric"] / steps,
         "learning_rate": rate,
         "seconds": seconds,
-        f"{family.UNIT}_per_second": count * family.units_per_step(task) / seconds,
+        f"{family.UNIT}_per_second": count * units_per_step / seconds,
         "steps_per_second": count / seconds,
     }
 

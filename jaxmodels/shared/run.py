@@ -26,9 +26,12 @@ from jaxmodels.shared.files import read_json, replaced, write_json
 from jaxmodels.shared.tasks import DataConfig, Task
 from jaxmodels.shared.tensorboard import Row, Scalars
 
+# No loss here begins anywhere near: a training that reaches it is on its way to infinity.
+_DIVERGED = 1e12
+
 
 class NonFiniteLossError(ArithmeticError):
-    """The loss became NaN or infinite; the message names the step and the batch."""
+    """The loss became NaN, or grew out of all bounds; the message names the step and the batch."""
 
 
 @dataclass(frozen=True)
@@ -159,8 +162,11 @@ class Recorder:
 def check_finite(
     value: float | np.ndarray, step: int, steps_per_epoch: int, rows: list[int]
 ) -> None:
-    """Raises NonFiniteLossError unless the loss of `step`, or the outputs after it, are numbers."""
-    if np.isfinite(value).all():
+    """Raises NonFiniteLossError unless the loss of `step`, or the outputs after it, are numbers.
+
+    A loss that is one, but beyond all reason, is refused too.
+    """
+    if np.isfinite(value).all() and (np.ndim(value) or value < _DIVERGED):
         return
     what = f"the loss is {value} at" if np.ndim(value) == 0 else "the outputs are not finite after"
     raise NonFiniteLossError(

@@ -13,11 +13,14 @@ import numpy as np
 
 from jaxmodels.shared import run as runs
 from jaxmodels.shared.command_line import EngineName, make_engine, missing_extra
+from jaxmodels.shared.data.lms import LMSData, divergence_note
 from jaxmodels.shared.families.registry import family_of
+from jaxmodels.shared.files import read_json
 from jaxmodels.shared.fine_tuning import checkpoint_of, starting_weights
 from jaxmodels.shared.hub.folder import save_checkpoint
-from jaxmodels.shared.loop import Engine, fit
-from jaxmodels.shared.run import Recorder, Run
+from jaxmodels.shared.loop import Engine, evaluate, fit
+from jaxmodels.shared.outputs import final_split, write_results
+from jaxmodels.shared.run import NonFiniteLossError, Recorder, Run
 from jaxmodels.shared.tasks import Task
 
 
@@ -35,13 +38,35 @@ def prepare(
     runs.start(folder, run, resume=resume, fitted=family_of(run.task).fitted_files(data))
 
     def train() -> tuple[Engine, Recorder]:
-        engine, recorder = fit_engine(data, resume)
+        try:
+            engine, recorder = fit_engine(data, resume)
+        except NonFiniteLossError as error:
+            if not isinstance(data, LMSData):
+                raise
+            note = divergence_note(data, run.task.optimizer.learning_rate)
+            raise NonFiniteLossError(f"{note}. {error}") from None
         if run.task.lora.rank:
             engine.merge_adapters(folder, base=checkpoint_of(run.task))
         save_checkpoint(folder, run.task.model, engine.weights())
         return engine, recorder
 
     return train
+
+
+def train_and_judge(run: Run, data: Any, folder: Path) -> tuple[dict[str, Any], np.ndarray | None]:
+    """A whole run: trains, and writes what it leaves; its metrics, and the outputs where kept.
+
+    Raises:
+        ValueError: as `prepare`.
+        NonFiniteLossError: the training diverged.
+    """
+    engine, recorder = prepare(run, data, folder)()
+    split = final_split(run.task, data)
+    evaluation = evaluate(run.task, data, split, engine.predict)
+    facts = {"engine": run.engine, "epochs": recorder.rows[-1]["epoch"]}
+    write_results(folder, run.task, data, split, evaluation, recorder.rows, engine.predict, **facts)
+    metrics = cast(dict[str, Any], read_json(folder / "metrics.json"))
+    return metrics, evaluation.outputs
 
 
 def choose_trainer(

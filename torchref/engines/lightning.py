@@ -133,7 +133,7 @@ class RunRecorder(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self.recorder.rewind(trainer.current_epoch)
-        bar = progress_bar(self.task, self.steps, done=trainer.global_step)
+        bar = progress_bar(self.task, self.data, self.steps, done=trainer.global_step)
         self.open.callback(self.recorder.close)
         self.bar = self.open.enter_context(bar)
 
@@ -157,7 +157,9 @@ class RunRecorder(Callback):
         check_finite(outputs, trainer.global_step - 1, self.steps, self.rows)
         rate = pl_module.rate(trainer.global_step - 1)
         row = {"epoch": trainer.current_epoch + 1}
-        row |= epoch_row(self.task, self.sums, self.steps, rate, self.steps, seconds)
+        row |= epoch_row(
+            self.task, self.sums, self.steps, rate, self.steps, seconds, self.bar.units_per_step
+        )
         row |= {"data_wait_fraction": None}  # Lightning does not say
         row |= validate(self.task, self.data, self.engine.predict)
         self.recorder.append(row)

@@ -5,13 +5,24 @@
 (('tokens', 'lengths'), 'label', 'cross-entropy')
 """
 
+from jaxmodels.shared.data.houses import HouseDataConfig
 from jaxmodels.shared.data.images import ImageDataConfig
+from jaxmodels.shared.data.lms import LMSDataConfig
 from jaxmodels.shared.data.reviews import ReviewDataConfig
 from jaxmodels.shared.data.series import SeriesDataConfig
 from jaxmodels.shared.data.subwords import SubwordDataConfig
 from jaxmodels.shared.data.text import TextDataConfig
 from jaxmodels.shared.data.wikitext import WikiTextDataConfig
-from jaxmodels.shared.families import images, reviews, series, subwords, text, wikitext
+from jaxmodels.shared.families import (
+    houses,
+    images,
+    lms,
+    reviews,
+    series,
+    subwords,
+    text,
+    wikitext,
+)
 from jaxmodels.shared.families.family import Family
 from jaxmodels.shared.tasks import DataConfig, Task
 
@@ -22,6 +33,8 @@ FAMILIES: dict[type[DataConfig], Family] = {
     TextDataConfig: text,
     WikiTextDataConfig: wikitext,
     SeriesDataConfig: series,
+    HouseDataConfig: houses,
+    LMSDataConfig: lms,
 }
 
 

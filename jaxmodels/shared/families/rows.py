@@ -19,7 +19,7 @@ def steps_per_epoch(task: Task, data: Any) -> int:
     return batches.steps_per_epoch(len(data.train), task.training.batch_size)
 
 
-def units_per_step(task: Task) -> int:
+def units_per_step(task: Task, data: Any) -> int:
     return task.training.batch_size
 
 

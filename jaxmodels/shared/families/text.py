@@ -76,7 +76,7 @@ def steps_per_epoch(task: Task, data: TextData) -> int:
     )
 
 
-def units_per_step(task: Task) -> int:
+def units_per_step(task: Task, data: TextData) -> int:
     return task.training.batch_size * _config(task).sequence_length
 
 
