@@ -24,11 +24,13 @@ from jaxmodels.shared.checksums import Position
 from jaxmodels.shared.loop import Start
 from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.weights import to_flax_layout, to_torch_layout
-from jaxmodels.train import Carry, init_state, make_predict, make_train_step, parameters
+from jaxmodels.train import Carry, State, init_state, make_predict, make_train_step, parameters
 
 
 class FlaxEngine:
     """Trains a task's model; `folder` receives the checkpoints. See `make_model`."""
+
+    state: State
 
     def __init__(self, task: Task, folder: Path, start: Start | None = None):
         training = task.training

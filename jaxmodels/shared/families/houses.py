@@ -24,6 +24,7 @@ TARGET = "label"
 LOSS = "half-squared-error"
 METRIC = "squared_error"  # of the log price
 KEEP_OUTPUTS = True
+MEASURED_BEFORE = False
 
 PREPARATION_FILE = "preparation.json"
 
@@ -61,6 +62,7 @@ def read_preparation(run: Path) -> Preparation:
 
 
 count = row_family.count
+in_words = row_family.in_words
 
 
 def steps_per_epoch(task: Task, data: HouseData) -> int:
@@ -165,8 +167,12 @@ def _draw(
 
 
 def _batch_size(task: Task, data: HouseData) -> int:
-    """A batch larger than the training split is all of it: full-batch descent for any split."""
-    return min(task.training.batch_size, len(data.train))
+    """A batch larger than the training split is all of it: full-batch descent for any split.
+
+    Less the few rows that micro-batches of one size leave over.
+    """
+    size = min(task.training.batch_size, len(data.train))
+    return size - size % task.training.micro_batches
 
 
 def _batch(split: HouseSplit, rows: np.ndarray) -> Batch:

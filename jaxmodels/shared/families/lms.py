@@ -30,6 +30,7 @@ TARGET = "label"
 LOSS = "half-squared-error"
 METRIC = "squared_error"
 KEEP_OUTPUTS = False
+MEASURED_BEFORE = False
 
 
 def load(source: str, task: Task, run: Path | None = None) -> LMSData:
@@ -51,6 +52,7 @@ def fitted_files(data: LMSData) -> dict[str, str]:
 
 
 count = row_family.count
+in_words = row_family.in_words
 
 
 def steps_per_epoch(task: Task, data: LMSData) -> int:
