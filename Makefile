@@ -26,7 +26,7 @@ demo: .venv/.built
 	@echo 'Open runs/demo/report.html; the trainings, with plots and tables, are in the folders of runs/demo.'
 
 test: .venv/.built
-	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow and not tpu'
+	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow and not tpu' --durations=60
 
 ## What `make test` leaves out; real data is read from $$JAXMODELS_DATA.
 test-slow: .venv/.built
