@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxmodels.shared import studies
 from jaxmodels.shared.data.lms import LMSData, LMSDataConfig, make_stream
 from jaxmodels.shared.families import lms as family
 from jaxmodels.shared.run import NonFiniteLossError, Run, check_finite
-from jaxmodels.shared.studies import STUDIES, Result, Study, make_table, run_study, write_study
 from jaxmodels.shared.tasks import TASKS, Task
 from jaxmodels.shared.training import prepare
 from parity_tests.tiny_runs import (
@@ -165,50 +163,3 @@ def test_wrong_settings_are_refused(flags: tuple[str, ...], message: str, tmp_pa
     assert code == 2
     assert message in err
     assert not (tmp_path / "run").exists()
-
-
-# ---- Studies
-
-
-@pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> Study:
-    """Two rates, 80 samples each."""
-    settings = {"training": {"epochs": 8}, "data": {"num_samples": 80}}
-    monkeypatch.setitem(studies.TASKS, "lms", with_settings(TASKS["lms"], **settings))
-    rates = {"optimizer.learning_rate": (0.05, 0.5)}
-    return Study("short", "two rates", "lms", rates, "validation_squared_error", log_axis=True)
-
-
-def test_study_tells_divergence_from_convergence(short: Study, tmp_path: Path) -> None:
-    results = run_study(short, "torch", "sample", tmp_path)
-    assert [bool(result.diverged) for result in results] == [False, True]
-    table = write_study(tmp_path, short, results, source="sample")
-    lines = [line for line in table.splitlines() if line.startswith("| learning rate")]
-    assert "converges" in lines[0]
-    assert "0.5 is above the stability bound 2/lambda_max" in lines[1]
-    assert (tmp_path / "curves.png").stat().st_size > 10_000
-    content = json.loads((tmp_path / "metrics.json").read_text())
-    assert [row["metrics"] is None for row in content["results"]] == [False, True]
-    assert 0 < len(results[1].history) < 8
-
-
-def test_own_studies_are_grids_of_settings_that_exist() -> None:
-    for name, study in STUDIES.items():
-        made = studies.combinations(study)
-        assert study.name == name
-        assert len({label for label, _ in made}) == len(made)
-    rates = [task.optimizer.learning_rate for _, task in studies.combinations(STUDIES["lms-rates"])]
-    assert rates == [0.005, 0.01, 0.05, 0.1, 0.5, 1.0]
-    bound = make_stream(TASKS["lms"].data).stability_bound  # type: ignore[arg-type]
-    assert [rate > bound for rate in rates] == [False] * 4 + [True] * 2
-
-
-def test_table_has_a_row_for_what_has_no_metrics() -> None:
-    table = make_table(STUDIES["lms-rates"], [Result("rate 9", [], None, "It diverges. Much more")])
-    assert table.splitlines()[-1] == "| rate 9 | - | - | It diverges |"
-
-
-def test_unknown_study_is_refused(tmp_path: Path) -> None:
-    code, _, err = call("experiment", "lms-rate", "--out", tmp_path / "x")
-    assert code == 2
-    assert "expected one of lms-rates" in err

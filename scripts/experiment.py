@@ -1,14 +1,16 @@
 """Runs a named study: python scripts/experiment.py lms-rates --engine flax --out runs/lms-rates
 
 A study trains one task under each of several settings, and leaves a run for each, curves.png,
-table.md and metrics.json. A training that diverges is one of its results.
+table.md, metrics.json and, where weights are compared, kernels.png. A training that diverges is one
+of its results.
 """
 
 import argparse
 from pathlib import Path
 
 from jaxmodels.shared.command_line import run_script
-from jaxmodels.shared.studies import STUDIES, run_study, write_study
+from jaxmodels.shared.studies import STUDIES, run_study
+from jaxmodels.shared.study_results import write_study
 
 
 def main() -> None:
@@ -22,6 +24,14 @@ def main() -> None:
     parser.add_argument("--engine", choices=("flax", "torch", "lightning"), default="flax")
     parser.add_argument("--source", default="sample", help="as of train.py [default: sample]")
     parser.add_argument("--out", type=Path, metavar="DIR", help="[default: runs/STUDY-ENGINE]")
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="GROUP.NAME=VALUE",
+        help="a setting of every training, such as training.epochs=2",
+    )
     arguments = parser.parse_args()
     if arguments.study not in STUDIES:
         raise ValueError(
@@ -31,7 +41,7 @@ def main() -> None:
     folder = arguments.out or Path("runs") / f"{study.name}-{arguments.engine}"
     if (folder / "metrics.json").exists() or (folder / "0").exists():
         raise ValueError(f"{folder} already holds a study; choose another --out")
-    results = run_study(study, arguments.engine, source, folder)
+    results = run_study(study, arguments.engine, source, folder, arguments.settings)
     print(write_study(folder, study, results, engine=arguments.engine, source=source))
     print(f"written: {folder}")
 

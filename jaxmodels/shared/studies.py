@@ -1,63 +1,136 @@
-"""Named studies: one task under several settings, a curve each in one figure, and a table.
-
-A training that diverges is a result like any other.
+"""Named studies: one task under several settings. A training that diverges is one of the results.
 
 >>> results = run_study(STUDIES["lms-rates"], "flax", "sample", Path("runs/lms-rates"))
 >>> write_study(Path("runs/lms-rates"), STUDIES["lms-rates"], results, source="sample")
 """
 
-import dataclasses
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from jaxmodels.shared.command_line import with_settings
 from jaxmodels.shared.families.registry import family_of
-from jaxmodels.shared.figures import INK, RULE, SERIES, dress, new_figure, save
-from jaxmodels.shared.files import replaced, write_json
 from jaxmodels.shared.run import NonFiniteLossError, Run
 from jaxmodels.shared.tasks import TASKS, Task
 from jaxmodels.shared.training import train_and_judge
 
-_CEILING = 1e3
-
 
 @dataclass(frozen=True)
 class Study:
-    """A grid over a task's settings: every combination is a training.
+    """One training of a task under each variant's settings.
 
-    grid: "optimizer.learning_rate" -> its values. `curve` is the column of the history to draw,
-    `reference` the entry of a run's metrics that is drawn as a level, "" for none. `unit` says what
-    an epoch is. With `log_axis` a diverging curve is cut at `_CEILING` times the highest start of
-    the others.
+    variants: what it is called -> its settings, "GROUP.NAME=VALUE"; `shared` are all variants'.
+    `curve` is the column of the history to draw, `reference` the entry of a run's metrics that is
+    drawn as a level, "" for none. `unit` says what an epoch is. With `log_axis` a diverging curve
+    is cut where it leaves the others far behind. With `histograms` the kernels of the
+    trained models are drawn too.
     """
 
     name: str
     description: str
     task: str
-    grid: Mapping[str, tuple[Any, ...]]
-    curve: str
+    variants: Mapping[str, tuple[str, ...]]
+    curve: str = "validation_accuracy"
+    shared: tuple[str, ...] = ()
     reference: str = ""
     log_axis: bool = False
     unit: str = "epoch"
+    histograms: bool = False
 
 
-STUDIES: dict[str, Study] = {
-    "lms-rates": Study(
+_PLAIN_SGD = ("optimizer.name=sgd", "optimizer.weight-decay=0", "schedule.name=constant")
+
+_STUDIES = (
+    Study(
         name="lms-rates",
         description="the LMS filter at six rates, two of them above 2/lambda_max",
         task="lms",
-        grid={"optimizer.learning_rate": (0.005, 0.01, 0.05, 0.1, 0.5, 1.0)},
+        variants={
+            f"learning rate {rate}": (f"optimizer.learning-rate={rate}",)
+            for rate in (0.005, 0.01, 0.05, 0.1, 0.5, 1.0)
+        },
         curve="validation_squared_error",
         reference="wiener_squared_error",
         log_axis=True,
         unit="epoch of 10 samples",
     ),
-}
+    Study(
+        name="cifar10-augmentation",
+        description="SimpleCNN without augmentation, with crops, with crops and mirrored images",
+        task="cifar10-simplecnn",
+        variants={
+            "none": ("data.crop-padding=0", "data.flip=false"),
+            "crops": ("data.flip=false",),
+            "crops and mirrored": (),
+        },
+    ),
+    Study(
+        name="cifar10-batch-norm",
+        description="SimpleCNN with and without BatchNorm, by SGD at four rates",
+        task="cifar10-simplecnn",
+        variants={
+            f"{'with' if norm else 'without'} BatchNorm, rate {rate}": (
+                f"model.batch-norm={str(norm).lower()}",
+                f"optimizer.learning-rate={rate}",
+            )
+            for norm in (True, False)
+            for rate in (1.0, 0.1, 0.01, 0.001)
+        },
+        shared=_PLAIN_SGD,
+    ),
+    Study(
+        name="cifar10-activation",
+        description="SimpleCNN with ReLU and with Swish",
+        task="cifar10-simplecnn",
+        variants={
+            "ReLU": ("model.activation=relu",),
+            "Swish": ("model.activation=swish",),
+        },
+    ),
+    Study(
+        name="cifar10-l2",
+        description="SimpleCNN by SGD with L2 of four strengths",
+        task="cifar10-simplecnn",
+        variants={
+            f"L2 {strength:g}": (f"optimizer.weight-decay={strength}",)
+            for strength in (0.0, 1e-4, 1e-3, 1e-2)
+        },
+        shared=(*_PLAIN_SGD, "optimizer.learning-rate=0.05"),
+        histograms=True,
+    ),
+    Study(
+        name="cifar10-l1-l2",
+        description="SimpleCNN by SGD with L1, with L2 and with neither",
+        task="cifar10-simplecnn",
+        variants={
+            "neither": (),
+            "L1 1e-4": ("optimizer.l1=1e-4",),
+            "L2 1e-3": ("optimizer.weight-decay=1e-3",),
+        },
+        shared=(*_PLAIN_SGD, "optimizer.learning-rate=0.05"),
+        histograms=True,
+    ),
+    Study(
+        name="cifar10-schedule",
+        description="SimpleCNN by SGD at a fixed rate and at rates that fall",
+        task="cifar10-simplecnn",
+        variants={
+            name: (f"schedule.name={name}",) for name in ("constant", "step", "cosine", "one-cycle")
+        },
+        shared=("optimizer.name=sgd", "optimizer.learning-rate=0.1"),
+    ),
+    Study(
+        name="prices-window",
+        description="forecasts from windows of four lengths",
+        task="prices-lstm",
+        variants={f"{rows} rows": (f"data.window={rows}",) for rows in (5, 20, 60, 120)},
+        curve="validation_absolute_error",
+    ),
+)
+
+STUDIES: dict[str, Study] = {study.name: study for study in _STUDIES}
 
 
 @dataclass(frozen=True)
@@ -70,25 +143,24 @@ class Result:
     diverged: str = ""
 
 
-def combinations(study: Study) -> list[tuple[str, Task]]:
-    """(label, task) of every combination of the grid, the last setting changing fastest."""
-    found = []
-    for values in itertools.product(*study.grid.values()):
-        task = TASKS[study.task]
-        for name, value in zip(study.grid, values, strict=True):
-            group, _, field = name.partition(".")
-            changed = dataclasses.replace(getattr(task, group), **{field: value})
-            task = dataclasses.replace(task, **{group: changed})
-        names = [name.rpartition(".")[2].replace("_", " ") for name in study.grid]
-        label = ", ".join(f"{n} {v}" for n, v in zip(names, values, strict=True))
-        found.append((label, task))
-    return found
+def tasks_of(study: Study, settings: Sequence[str] = ()) -> dict[str, Task]:
+    """What each variant is called -> its task. `settings` are those of `--set`, and come last.
+
+    Raises:
+        ValueError: a setting is unknown, or its value is refused.
+    """
+    return {
+        label: with_settings(TASKS[study.task], [*study.shared, *own, *settings], flag="--set")
+        for label, own in study.variants.items()
+    }
 
 
-def run_study(study: Study, engine_name: str, source: str, folder: Path) -> list[Result]:
-    """Trains every combination; the runs are `folder`/0 and so on."""
+def run_study(
+    study: Study, engine_name: str, source: str, folder: Path, settings: Sequence[str] = ()
+) -> list[Result]:
+    """Trains every variant; the runs are `folder`/0 and so on."""
     results = []
-    for number, (label, task) in enumerate(combinations(study)):
+    for number, (label, task) in enumerate(tasks_of(study, settings).items()):
         data = family_of(task).load(source, task)
         own = folder / str(number)
         print(f"{study.name} {number}: {label}")
@@ -103,82 +175,7 @@ def run_study(study: Study, engine_name: str, source: str, folder: Path) -> list
     return results
 
 
-def write_study(folder: Path, study: Study, results: Sequence[Result], **facts: Any) -> str:
-    """Writes curves.png, table.md and metrics.json; returns the table."""
-    table = make_table(study, results)
-    with replaced(folder / "table.md") as temporary:
-        temporary.write_text(table, encoding="utf-8")
-    plot_study(study, results, folder / "curves.png")
-    rows = [
-        {"settings": result.label, "diverged": result.diverged, "metrics": result.metrics}
-        for result in results
-    ]
-    write_json(folder / "metrics.json", {"study": study.name, **facts, "results": rows})
-    return table
-
-
-def make_table(study: Study, results: Sequence[Result]) -> str:
-    metric = family_of(TASKS[study.task]).METRIC
-    shown, level = metric.replace("_", " "), study.reference.replace("_", " ")
-    lines = [
-        f"{study.name}: {study.description}",
-        "",
-        f"| settings | {shown} | {level or 'reference'} | verdict |",
-        "| --- | --- | --- | --- |",
-    ]
-    for result in results:
-        found = "-" if result.metrics is None else f"{_of_split(result.metrics, metric):.4f}"
-        known = result.metrics is not None and study.reference in result.metrics
-        reference = f"{result.metrics[study.reference]:.4f}" if known and result.metrics else "-"
-        verdict = "; ".join(result.metrics.get("verdicts", [])) if result.metrics else ""
-        if result.diverged:
-            verdict = result.diverged.partition(". ")[0]
-        lines.append(f"| {result.label} | {found} | {reference} | {verdict} |")
-    return "\n".join(lines) + "\n"
-
-
-def plot_study(study: Study, results: Sequence[Result], path: Path) -> None:
-    """A curve a result, in one figure."""
-    figure = new_figure(9.0, 5.0, f"{study.name}: {study.description}")
-    axes = figure.subplots()
-    drawn = [[row for row in r.history if row[study.curve] is not None] for r in results]
-    starts = [
-        rows[0][study.curve]
-        for rows, r in zip(drawn, results, strict=True)
-        if rows and not r.diverged
-    ]
-    top = _CEILING * max(starts) if study.log_axis and starts else np.inf
-    for (colour, marker), rows, result in zip(
-        itertools.cycle(SERIES), drawn, results, strict=False
-    ):
-        axes.plot(
-            [row["epoch"] for row in rows],
-            np.minimum([row[study.curve] for row in rows], top),
-            color=colour,
-            linewidth=1.6,
-            marker=marker if result.diverged else None,
-            markersize=6,
-            clip_on=False,
-            label=result.label + (", diverges" if result.diverged else ""),
-        )
-    levels = [r.metrics[study.reference] for r in results if r.metrics and study.reference]
-    if levels:
-        shown = study.reference.replace("_", " ")
-        axes.axhline(levels[0], color=INK, linewidth=1.2, linestyle="--", label=shown)
-    if study.log_axis:
-        axes.set_yscale("log")
-        axes.set_ylim(top=top if np.isfinite(top) else None)
-    dress(axes, x_label=study.unit, y_label=study.curve.replace("_", " "))
-    axes.grid(axis="y", color=RULE, linewidth=0.8)
-    axes.legend(frameon=False, fontsize=9)
-    save(figure, path)
-
-
 def read_history(folder: Path) -> list[dict[str, Any]]:
     """The finished epochs of a run, however it ended."""
     path = folder / "history.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def _of_split(metrics: Mapping[str, Any], metric: str) -> float:
-    return metrics[f"{metrics['split']}_{metric}"]
