@@ -27,7 +27,7 @@ from jaxmodels.shared.run import Recorder, Run
 from jaxmodels.shared.schedules import ScheduleConfig
 from jaxmodels.shared.tasks import OptimizerConfig, Task, TrainingConfig
 
-ENGINES = ("flax", "torch", "lightning")
+ENGINES = ("flax", "torch", "lightning", "accelerate")
 EPOCHS, STEPS, BATCH = 3, 5, 12
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 

@@ -1,8 +1,8 @@
 """Trains a task on an engine: python scripts/train.py TASK --engine flax --out runs/first
 
-usage: train.py TASK [--engine flax|torch|lightning] [--source sample|hub|tfds|PATH] [--out DIR]
-                [--epochs N] [--batch-size N] [--seed N] [--resume] [--pretrained PATH|HUB_ID]
-                [--optimizer.learning-rate 0.1 ...]
+usage: train.py TASK [--engine flax|torch|lightning|accelerate] [--source sample|hub|tfds|PATH]
+                [--out DIR] [--epochs N] [--batch-size N] [--seed N] [--resume]
+                [--pretrained PATH|HUB_ID] [--optimizer.learning-rate 0.1 ...]
 
 The source is the embedded sample (no network) unless told otherwise; PATH is a local folder or file
 in any layout that the task's data set is found in (README.md lists them).
@@ -32,6 +32,7 @@ from jaxmodels.shared.fine_tuning import checkpoint_of, with_checkpoint
 from jaxmodels.shared.loop import evaluate
 from jaxmodels.shared.memory import peak_memory_bytes
 from jaxmodels.shared.outputs import describe, final_split, write_results
+from jaxmodels.shared.processes import main_process_prints, this_process
 from jaxmodels.shared.run import Run
 from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.training import prepare
@@ -75,7 +76,8 @@ def main() -> None:
     pretrained = arguments.pretrained or checkpoint_of(task)
     if pretrained:
         task = with_checkpoint(task, pretrained, folder, resume=arguments.resume)
-    train(task, arguments.engine, arguments.source, folder, resume=arguments.resume)
+    with main_process_prints():
+        train(task, arguments.engine, arguments.source, folder, resume=arguments.resume)
 
 
 def train(task: Task, engine_name: EngineName, source: str, folder: Path, *, resume: bool) -> None:
@@ -99,6 +101,8 @@ def train(task: Task, engine_name: EngineName, source: str, folder: Path, *, res
     if checkpoint_of(task) and family.MEASURED_BEFORE and not resume:
         print(*measure_start(Run(task, engine_name, source), data, folder), sep="\n")
     engine, recorder = training()
+    if not this_process().is_main:
+        return
     peak_memory = peak_memory_bytes()
     split = final_split(task, data)
     evaluation = evaluate(task, data, split, engine.predict)

@@ -1,7 +1,7 @@
 """Searches for better settings of a task: python scripts/tune.py TASK --trials 20 --out DIR
 
-usage: tune.py TASK [--engine flax|torch|lightning] [--source sample|hub|tfds|PATH] [--out DIR]
-               [--trials N] [--epochs N] [--seed N] [--data.window 30 ...]
+usage: tune.py TASK [--engine flax|torch|lightning|accelerate] [--source sample|hub|tfds|PATH]
+               [--out DIR] [--trials N] [--epochs N] [--seed N] [--data.window 30 ...]
 
 Trial 0 is the task's own recipe, with the settings that are given; the others vary its learning
 rate, weight decay, batch size, dropout and sizes. They are judged by the lowest validation loss;
@@ -35,6 +35,7 @@ from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.files import write_json
 from jaxmodels.shared.fine_tuning import checkpoint_of, with_checkpoint
 from jaxmodels.shared.outputs import describe
+from jaxmodels.shared.processes import this_process
 from jaxmodels.shared.run import NonFiniteLossError, Run
 from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.training import choose_trainer, prepare
@@ -97,6 +98,9 @@ def main() -> int | None:
 def tune(run: Run, folder: Path, *, trials: int, seed: int) -> None:
     """Searches, and leaves trials.csv and best.json after each trial."""
     task, family = run.task, family_of(run.task)
+    count = this_process().count
+    if count > 1:
+        raise ValueError(f"a search runs in one process, and this is one of {count} (WORLD_SIZE)")
     data = family.load(run.source, task)
     if not family.count(data, "validation"):
         raise ValueError(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.model_output import logits_of
@@ -50,13 +51,14 @@ def forward(
     on, and its cache is what it carries.
     """
     inputs = [batch[name] for name in family_of(task).INPUTS]
+    kind = model.module if isinstance(model, DistributedDataParallel) else model
     bfloat16 = task.training.precision == "bfloat16"
     with torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=bfloat16):
-        if isinstance(model, GPT2) and "start" in batch:
-            cache = carry or model.initial_cache(len(inputs[0]), model.config.context_length)
+        if isinstance(kind, GPT2) and "start" in batch:
+            cache = carry or kind.initial_cache(len(inputs[0]), kind.config.context_length)
             output = model(*inputs, cache=cache, start=int(batch["start"]))
             return output.logits, output.cache
-        if not isinstance(model, CharRNN):
+        if not isinstance(kind, CharRNN):
             return logits_of(model(*inputs)), None
         if carry is not None:
             keep = ~batch["reset"][:, None]

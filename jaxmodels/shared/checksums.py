@@ -52,9 +52,9 @@ def check_record(
         content = {key: record[key] for key in ("position", "tensors")}
         whole = record["checksum"] == _checksum(_text(content))
     except (KeyError, TypeError) as error:
-        raise _damaged(where, f"its record has no {error}") from None
+        raise damaged(where, f"its record has no {error}") from None
     if not whole:
-        raise _damaged(where, "its record differs from its checksum")
+        raise damaged(where, "its record differs from its checksum")
     found = {k: v for k, v in record["tensors"].items() if k.startswith(prefix)}
     try:
         check_match(
@@ -85,7 +85,7 @@ def check_tensors(record: Record, tensors: Mapping[str, np.ndarray], *, where: s
     wrong = sorted(k for k in written.keys() | found.keys() if written.get(k) != found.get(k))
     if wrong:
         many = f"{len(wrong)} tensors differ from their checksums, the first is {wrong[0]}"
-        raise _damaged(where, many)
+        raise damaged(where, many)
     return record["position"]
 
 
@@ -97,7 +97,10 @@ def _text(content: Any) -> bytes:
     return json.dumps(content, sort_keys=True).encode()
 
 
-def _damaged(where: str, why: str) -> ValueError:
+def damaged(where: object, why: str | Exception) -> ValueError:
+    """The error of a checkpoint that cannot be read, for a reason in words or as it was raised."""
+    if isinstance(why, Exception):
+        why = str(why).partition("\n")[0] or type(why).__name__
     return ValueError(
         f"checkpoint {where} is damaged: {why}; restore it from a copy, or start again without "
         "--resume, in another --out"

@@ -31,7 +31,7 @@ from jaxmodels.shared.tasks import (
 if TYPE_CHECKING:
     from jaxmodels.shared.loop import Engine, Start
 
-EngineName = Literal["flax", "torch", "lightning"]
+EngineName = Literal["flax", "torch", "lightning", "accelerate"]
 Arguments = TypeVar("Arguments")
 
 
@@ -69,6 +69,10 @@ def make_engine(
             from jaxmodels.engine import FlaxEngine
 
             return FlaxEngine(task, folder, start)
+        if name == "accelerate":
+            from torchref.engines.accelerate import AccelerateEngine
+
+            return AccelerateEngine(task, folder, start)
         from torchref.engines.plain import TorchEngine
 
         return TorchEngine(task, folder, start)
@@ -88,7 +92,7 @@ def load_engine(folder: Path, name: EngineName | None = None) -> tuple[Run, "Eng
     # What was trained, and how, is past: the adapters are merged, and nothing is frozen.
     optimizer = dataclasses.replace(run.task.optimizer, freeze=())
     task = dataclasses.replace(run.task, lora=NO_ADAPTERS, optimizer=optimizer)
-    own = "flax" if run.engine == "flax" else "torch"  # Lightning's model is plain torch's
+    own = "flax" if run.engine == "flax" else "torch"  # whose model the others have
     try:
         engine = make_engine(name or own, task, folder)
     except ValueError as error:

@@ -13,6 +13,7 @@ DIR/run.json           task, engine, source
 
 import dataclasses
 import json
+import shutil
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ import numpy as np
 
 from jaxmodels.shared import configs
 from jaxmodels.shared.files import read_json, replaced, write_json
+from jaxmodels.shared.processes import this_process
 from jaxmodels.shared.tasks import DataConfig, Task
 from jaxmodels.shared.tensorboard import Row, Scalars
 
@@ -76,7 +78,7 @@ def start(folder: Path, run: Run, *, resume: bool, fitted: Mapping[str, str] | N
                     "have changed, or the file has; restore them, or choose another --out"
                 )
         for leftover in folder.rglob(".*.tmp"):  # of a process that was killed while it wrote
-            leftover.unlink()
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     elif path.exists():
         raise ValueError(f"{folder} already holds a run; add --resume or choose another --out")
     else:
@@ -99,7 +101,10 @@ def load(folder: Path) -> Run:
 
 @dataclass
 class Recorder:
-    """Keeps the history and decides what an epoch's end means: best so far, or time to stop."""
+    """Keeps the history and decides what an epoch's end means: best so far, or time to stop.
+
+    Of several processes only the main one writes it.
+    """
 
     folder: Path
     patience: int
@@ -107,6 +112,7 @@ class Recorder:
 
     def __post_init__(self) -> None:
         self.scalars = Scalars(self.folder / "tensorboard")
+        self.writes = this_process().is_main
 
     @property
     def best(self) -> Row | None:
@@ -129,8 +135,9 @@ class Recorder:
     def append(self, row: Row) -> None:
         """Adds an epoch's row, on disk too."""
         self.rows.append(row)
-        self._write()
-        self.scalars.append(row)
+        if self.writes:
+            self._write()
+            self.scalars.append(row)
 
     def close(self) -> None:
         """Closes the TensorBoard file."""
@@ -150,8 +157,9 @@ class Recorder:
                 f"{path} has {len(lines)} epochs; expected the {epochs} that the checkpoint "
                 "finished; restore it from a copy"
             )
-        self._write()
-        self.scalars.restart(self.rows)
+        if self.writes:
+            self._write()
+            self.scalars.restart(self.rows)
 
     def _write(self) -> None:
         # Rewritten whole: a few hundred short lines, and never a torn last one.

@@ -20,6 +20,7 @@ from jaxmodels.shared.fine_tuning import checkpoint_of, starting_weights
 from jaxmodels.shared.hub.folder import save_checkpoint
 from jaxmodels.shared.loop import Engine, evaluate, fit
 from jaxmodels.shared.outputs import final_split, write_results
+from jaxmodels.shared.processes import check_divides, this_process
 from jaxmodels.shared.run import NonFiniteLossError, Recorder, Run
 from jaxmodels.shared.tasks import Task
 
@@ -29,13 +30,17 @@ def prepare(
 ) -> Callable[[], tuple[Engine, Recorder]]:
     """Claims the folder for the run; what is returned trains, and leaves the final weights there.
 
+    Of several processes the main one claims it, and leaves them.
+
     Raises:
         ValueError: the engine is not installed or cannot train the task, the checkpoint to start
             from does not fit, or the folder is another run's. All of that is found before the
             folder is claimed.
     """
     fit_engine = choose_trainer(cast(EngineName, run.engine), run.task, folder, resume=resume)
-    runs.start(folder, run, resume=resume, fitted=family_of(run.task).fitted_files(data))
+    is_main = this_process().is_main
+    if is_main:
+        runs.start(folder, run, resume=resume, fitted=family_of(run.task).fitted_files(data))
 
     def train() -> tuple[Engine, Recorder]:
         try:
@@ -45,6 +50,8 @@ def prepare(
                 raise
             note = divergence_note(data, run.task.optimizer.learning_rate)
             raise NonFiniteLossError(f"{note}. {error}") from None
+        if not is_main:
+            return engine, recorder
         if run.task.lora.rank:
             engine.merge_adapters(folder, base=checkpoint_of(run.task))
         save_checkpoint(folder, run.task.model, engine.weights())
@@ -77,9 +84,17 @@ def choose_trainer(
     A task that starts from a checkpoint has its weights, unless it is resumed.
 
     Raises:
-        ValueError: the engine is not installed or cannot train the task, or the checkpoint's
-            tensors are not the model's.
+        ValueError: the engine is not installed or cannot train the task, or not in so many
+            processes, or the checkpoint's tensors are not the model's.
     """
+    process = this_process()
+    if process.count > 1:
+        if engine_name != "accelerate":
+            raise ValueError(
+                f"--engine {engine_name} trains in one process, and this is one of {process.count} "
+                "(WORLD_SIZE); take --engine accelerate, or start it with plain python"
+            )
+        check_divides(task.training.batch_size, task.training.micro_batches, process)
     start = partial(_pretrained, task) if checkpoint_of(task) and not resume else None
     if engine_name == "lightning":  # which brings its own loop
         try:

@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from jaxmodels.shared.checksums import damaged
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.files import replaced
 from jaxmodels.shared.loop import epoch_row, probe_batch, progress_bar, validate
@@ -30,7 +31,7 @@ from jaxmodels.shared.run import Recorder, check_finite
 from jaxmodels.shared.schedules import learning_rate
 from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.weights import check_match
-from torchref.engines.plain import TorchEngine, make_model, to_tensors
+from torchref.engines.plain import TorchEngine, make_model, missing, to_tensors
 from torchref.optim import make_optimizer, prepare_gradients, set_learning_rate
 from torchref.step import Average, Batch, Carry, compute_gradients, training_loss
 
@@ -206,11 +207,7 @@ class CheckedFiles(TorchCheckpointIO):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
             found = checkpoint["state_dict"]
         except Exception as error:  # zipfile, pickle and torch each have their own
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise ValueError(
-                f"checkpoint {path} is damaged: {reason}; restore it from a copy, or start again "
-                "without --resume, in another --out"
-            ) from error
+            raise damaged(path, error) from error
         expected = self.module.state_dict()
         try:
             check_match(
@@ -275,10 +272,7 @@ def fit_lightning(
     checkpoints = folder / "checkpoints"
     last, best = checkpoints / "last.ckpt", checkpoints / "best.ckpt"
     if resume and not last.exists():
-        raise ValueError(
-            f"{last} is missing, so there is nothing to resume from; start again without --resume, "
-            "in another --out"
-        )
+        raise missing(last)
     callbacks: list[Callback] = [RunRecorder(task, data, recorder, engine)]
     callbacks.append(
         ModelCheckpoint(

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from jaxmodels.shared.checksums import Position, check_record, check_tensors, seal
+from jaxmodels.shared.checksums import Position, check_record, check_tensors, damaged, seal
 from jaxmodels.shared.files import replaced
 from jaxmodels.shared.loop import Start
 from jaxmodels.shared.tasks import Task
@@ -40,13 +40,14 @@ class TorchEngine:
         decay = task.training.ema_decay
         self.average = Average(self.model, decay) if decay else None
         self.carry: Carry = None
+        self.device = torch.device("cpu")
 
     def train_step(self, batch: dict[str, np.ndarray], *, step: int, rate: float) -> dict[str, Any]:
         metrics, self.carry = train_step(
             self.task,
             self.model,
             self.optimizer,
-            to_tensors(batch),
+            to_tensors(batch, self.device),
             self.carry,
             step=step,
             rate=rate,
@@ -58,8 +59,8 @@ class TorchEngine:
 
     def predict(self, batch: dict[str, np.ndarray], carry: Any = None) -> tuple[np.ndarray, Any]:
         with self.averaged():
-            outputs, carry = predict(self.task, self.model, to_tensors(batch), carry)
-        return outputs.numpy(), carry
+            outputs, carry = predict(self.task, self.model, to_tensors(batch, self.device), carry)
+        return outputs.cpu().numpy(), carry
 
     def averaged(self) -> AbstractContextManager[None]:
         """The model as it is evaluated and saved: with the average, where one is kept."""
@@ -81,6 +82,28 @@ class TorchEngine:
         save_adapter(self.model, self.task.model, folder, base=base)
         merge(self.model)
 
+    def carried(self) -> dict[str, torch.Tensor]:
+        """Carry and average by name: what a checkpoint holds beside model and optimizer."""
+        carry = {
+            f"carry.{layer}.{part}": value
+            for layer, state in enumerate(self.carry or ())
+            for part, value in enumerate(state)
+        }
+        values = self.average.values if self.average else {}
+        return carry | {f"average.{name}": value for name, value in values.items()}
+
+    def carry_on(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Takes what `carried` gave; tensors of other names are left alone."""
+        carry: dict[int, list[torch.Tensor]] = {}
+        for key, value in sorted(tensors.items()):
+            kind, _, rest = key.partition(".")
+            if kind == "carry":
+                layer = int(rest.partition(".")[0])
+                carry.setdefault(layer, []).append(value.to(self.device))
+            elif kind == "average" and self.average:
+                self.average.values[rest].copy_(value)
+        self.carry = tuple(tuple(carry[layer]) for layer in sorted(carry)) or None
+
     def save(self, name: str, position: Position) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{name}.safetensors"
@@ -91,52 +114,32 @@ class TorchEngine:
             for key, value in state.items()
             if value is not None
         }
-        carry = {
-            f"carry.{layer}.{part}": value
-            for layer, state in enumerate(self.carry or ())
-            for part, value in enumerate(state)
-        }
-        values = self.average.values if self.average else {}
-        average = {f"average.{key}": value for key, value in values.items()}
-        parts = model | slots | carry | average
+        parts = model | slots | self.carried()
         tensors = {key: value.contiguous() for key, value in parts.items()}
-        record = seal(position, _as_numpy(tensors))
+        record = seal(position, as_numpy(tensors))
         with replaced(path) as temporary:
             save_file(tensors, temporary, metadata={"record": json.dumps(record)})
 
     def restore(self, name: str) -> Position:
         path = self.folder / f"{name}.safetensors"
         if not path.exists():
-            raise ValueError(
-                f"{path} is missing, so there is nothing to resume from; start again without "
-                "--resume, in another --out"
-            )
+            raise missing(path)
         try:
             with safe_open(path, "pt") as file:
                 record = json.loads(file.metadata()["record"])
                 # Cloned, since the optimizer keeps what it is given, and this is the mapped file.
                 tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
         except Exception as error:  # a damaged header fails in as many ways as it has fields
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise ValueError(
-                f"checkpoint {path} is damaged: {reason}; restore it from a copy, or start again "
-                "without --resume, in another --out"
-            ) from error
-        model = _as_numpy({f"model.{key}": v for key, v in self.model.state_dict().items()})
+            raise damaged(path, error) from error
+        model = as_numpy({f"model.{key}": v for key, v in self.model.state_dict().items()})
         check_record(record, model, where=str(path), prefix="model.")
-        position = check_tensors(record, _as_numpy(tensors), where=str(path))
+        position = check_tensors(record, as_numpy(tensors), where=str(path))
         content = self.optimizer.state_dict() | {"state": {}}
-        carry: dict[int, list[torch.Tensor]] = {}
-        for key, value in sorted(tensors.items()):
-            kind, _, rest = key.partition(".")
-            if kind == "optimizer":
-                index, slot = rest.split(".")
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, slot = key.split(".")
                 content["state"].setdefault(int(index), {})[slot] = value
-            elif kind == "carry":
-                carry.setdefault(int(rest.partition(".")[0]), []).append(value)
-            elif kind == "average" and self.average:
-                self.average.values[rest].copy_(value)
-        self.carry = tuple(tuple(carry[layer]) for layer in sorted(carry)) or None
+        self.carry_on(tensors)
         self.model.load_state_dict(
             {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
         )
@@ -159,9 +162,18 @@ def make_model(task: Task, start: Start | None = None) -> nn.Module:
     return model
 
 
-def to_tensors(batch: dict[str, np.ndarray]) -> Batch:
-    return {name: torch.from_numpy(value) for name, value in batch.items()}
+def to_tensors(batch: dict[str, np.ndarray], device: torch.device | None = None) -> Batch:
+    """On the CPU, unless told otherwise."""
+    return {name: torch.from_numpy(value).to(device) for name, value in batch.items()}
 
 
-def _as_numpy(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    return {name: value.detach().numpy() for name, value in tensors.items()}
+def as_numpy(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    return {name: value.detach().cpu().numpy() for name, value in tensors.items()}
+
+
+def missing(path: Path) -> ValueError:
+    """The error of a run that has no checkpoint."""
+    return ValueError(
+        f"{path} is missing, so there is nothing to resume from; start again without --resume, in "
+        "another --out"
+    )

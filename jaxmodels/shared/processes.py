@@ -1,0 +1,65 @@
+"""Which of how many processes this is, as torchrun and `accelerate launch` tell their children.
+
+All processes read the same data and train on their own rows of each batch; the main one alone
+claims the run's folder, writes and prints.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Process:
+    """`index` of `count`, of all machines; `local_index` of those of its own machine."""
+
+    index: int = 0
+    count: int = 1
+    local_index: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        return self.index == 0
+
+
+def this_process() -> Process:
+    """From RANK, WORLD_SIZE and LOCAL_RANK; without them, the only one.
+
+    Raises:
+        ValueError: they are no numbers, or the index is not below the count.
+    """
+    values = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
+    try:
+        index, count, local = (
+            int(value or default) for value, default in zip(values, (0, 1, 0), strict=True)
+        )
+        valid = 0 <= index < count and local >= 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ValueError(
+            "the environment has RANK={!r}, WORLD_SIZE={!r}, LOCAL_RANK={!r}; expected numbers as "
+            "torchrun sets them, the rank below the size, or none of the three".format(*values)
+        )
+    return Process(index, count, local)
+
+
+def check_divides(batch_size: int, micro_batches: int, process: Process) -> None:
+    """Raises a ValueError unless each process has as many rows of a batch in each of its parts."""
+    parts = micro_batches * process.count
+    if batch_size % parts:
+        raise ValueError(
+            f"training.batch_size {batch_size} must divide by {process.count} processes times "
+            f"training.micro_batches {micro_batches}; try {max(batch_size // parts, 1) * parts}"
+        )
+
+
+@contextlib.contextmanager
+def main_process_prints() -> Iterator[None]:
+    """Where this is not the main process, what is printed goes nowhere; errors are shown."""
+    if this_process().is_main:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
