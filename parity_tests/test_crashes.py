@@ -38,10 +38,11 @@ SUFFIX = {"torch": "last.safetensors", "lightning": "last.ckpt"}
 
 def largest_file(folder: Path, engine: str) -> Path:
     """The file with the last checkpoint's tensors."""
-    if engine != "flax":
+    if engine in SUFFIX:
         return folder / "checkpoints" / SUFFIX[engine]
     # orbax merges the files of its processes into state/d, and leaves the merged ones behind.
-    files = [file for file in (folder / "checkpoints/last").glob("*/state/d/*") if file.is_file()]
+    pattern = "*/state/d/*" if engine == "flax" else "*/*"
+    files = [file for file in (folder / "checkpoints/last").glob(pattern) if file.is_file()]
     return max(files, key=lambda file: file.stat().st_size)
 
 
@@ -185,7 +186,7 @@ train_tiny(engine, Path(folder))
 def test_kill_within_a_save_keeps_the_checkpoint_before(engine: str, tmp_path: Path) -> None:
     """Killed between the temporary write of the second epoch's checkpoint and its rename."""
     folder = tmp_path / "run"
-    target = f"last/{2 * STEPS}" if engine == "flax" else SUFFIX[engine]
+    target = SUFFIX.get(engine, f"last/{2 * STEPS}")
     killed = subprocess.run(
         [sys.executable, "-c", KILL, engine, folder, target],
         env=clean_environment(),

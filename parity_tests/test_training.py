@@ -126,11 +126,12 @@ def test_saved_model_loads_in_the_other_framework(library: Any, tmp_path: Path) 
     assert_same_weights(first, second)
 
 
-def test_lightning_is_plain_torch_bit_for_bit(tmp_path: Path) -> None:
+def test_torchs_engines_are_one_bit_for_bit(tmp_path: Path) -> None:
     task = with_settings(training={"epochs": 2})
-    (plain, _), (lightning, _) = (train_tiny(n, tmp_path / n, task) for n in ENGINES[1:])
-    assert_same_weights(plain.weights(), lightning.weights())
-    assert history(tmp_path / "torch") == history(tmp_path / "lightning")
+    plain, *others = (train_tiny(n, tmp_path / n, task)[0].weights() for n in ENGINES[1:])
+    for name, other in zip(ENGINES[2:], others, strict=True):
+        assert_same_weights(plain, other)
+        assert history(tmp_path / "torch") == history(tmp_path / name)
 
 
 # engine, optimizer, checkpoint every N steps, where it stops
@@ -138,6 +139,7 @@ RESUMES = [
     *((engine, "sgd", 0, STEPS) for engine in ENGINES),  # at an epoch's end
     *((engine, "adamw", 2, STEPS + 3) for engine in ENGINES[:2]),  # within one
     ("lightning", "adamw", 0, 2 * STEPS + 1),
+    ("accelerate", "adamw", 2, STEPS + 3),
 ]
 
 
@@ -201,7 +203,7 @@ def test_patience_counts_from_the_best_epoch(tmp_path: Path) -> None:
     assert seen == list(zip([True, True, False, True, False, False], stops, strict=True))
 
 
-@pytest.mark.parametrize("engine", ENGINES[:2])
+@pytest.mark.parametrize("engine", ["flax", "torch", "accelerate"])
 def test_bfloat16_keeps_float32_parameters(engine: str, tmp_path: Path) -> None:
     logits, weights = {}, None
     for precision in ("float32", "bfloat16"):
