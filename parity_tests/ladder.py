@@ -55,6 +55,7 @@ BOUNDS: dict[tuple[str, str], float] = {
     ("text", "float64"): 0,
     ("text", "float32"): 0,
     ("resume", "float32"): 0,
+    ("engines", "float32"): 0,
 }
 
 CLAIMS: dict[str, str] = {
@@ -71,6 +72,7 @@ CLAIMS: dict[str, str] = {
     "token; in float32 a difference counts where the margin of the choice exceeds twice what "
     "rounding may move the logits apart (five times torch's own distance from float64)",
     "resume": "a run stopped and resumed is bit for bit the run that was not",
+    "engines": "plain torch, Lightning and Accelerate train the same bits",
 }
 
 OBSERVERS: dict[str, Callable[[Pair, list[Arrays], Dtype], list[Observation]]] = {

@@ -24,8 +24,8 @@ from rich.text import Text
 from parity_tests.results import Accuracies, AuditRow, Curves, Report, Verdict
 
 # These rungs count what differs; "metric" is a fraction, shown in points; "curve" is a ratio.
-COUNT_RUNGS = ("weights", "resume", "text")
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "lightning", "numpy")
+COUNT_RUNGS = ("weights", "resume", "engines", "text")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "lightning", "accelerate", "numpy")
 TERMINAL_WIDTH = 100
 TASKS_ABREAST = 5  # columns of the page's matrix; more tasks make another table
 MAX_NAMED_FAILURES = 5  # in the headline; all are in the matrix

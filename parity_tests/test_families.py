@@ -103,9 +103,10 @@ def test_fit_learns_and_records_each_epoch(engine: str, family: str, whole: Any)
     assert fitted <= {file.name for file in folder.iterdir()}
 
 
-def test_lightning_is_plain_torch_bit_for_bit_on_text(whole: Any) -> None:
-    (plain, plain_folder), (lightning, folder) = whole("torch", "text"), whole("lightning", "text")
-    assert_same_weights(plain.weights(), lightning.weights())
+@pytest.mark.parametrize("engine", ["lightning", "accelerate"])
+def test_torchs_engines_are_one_bit_for_bit_on_text(engine: str, whole: Any) -> None:
+    (plain, plain_folder), (other, folder) = whole("torch", "text"), whole(engine, "text")
+    assert_same_weights(plain.weights(), other.weights())
     assert history(plain_folder) == history(folder)
 
 
@@ -115,6 +116,7 @@ AT_AN_EPOCHS_END, WITHIN_AN_EPOCH = STEPS, STEPS + EVERY + 1
 RESUMES = [
     *((*run, EVERY, stop) for run in RUNS for stop in (AT_AN_EPOCHS_END, WITHIN_AN_EPOCH)),
     ("lightning", "text", 0, WITHIN_AN_EPOCH),  # which goes back to the epoch's start
+    ("accelerate", "text", EVERY, WITHIN_AN_EPOCH),
 ]
 
 

@@ -44,6 +44,7 @@ BOUNDS = {
     ("gradient", "float64"): 1e-10,
     ("gradient", "float32"): 4,
     ("resume", "float32"): 0,
+    ("engines", "float32"): 0,
     ("curve", "float32"): 1,
     ("metric", "float32"): 0.02,
 }
@@ -266,6 +267,7 @@ def test_unmeasured_cells_are_dashes():
         ("forward", "float32", 123.4, "123x", "4x"),
         ("weights", "float64", 2, "2 differ", "0"),
         ("resume", "float32", 0, "0 differ", "0"),
+        ("engines", "float32", 3, "3 differ", "0"),
         ("curve", "float32", 0.64, "0.64x", "1x"),
         ("metric", "float32", 0.0083, "0.83 pp", "2 pp"),
         ("forward", "float64", math.nan, "NaN", "1e-12"),

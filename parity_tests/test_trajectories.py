@@ -1,4 +1,4 @@
-"""The rungs that train: curve, metric, resume; each holds on the sample and can fail."""
+"""The rungs that train: curve, metric, resume, engines; each holds on the sample and can fail."""
 
 import dataclasses
 
@@ -12,11 +12,14 @@ from jaxmodels.shared.tasks import TASKS, OptimizerConfig, ParityConfig, Trainin
 from parity_tests.results import Curves
 from parity_tests.trajectories import (
     ENGINES,
+    TORCH_ENGINES,
     curve_ratios,
     curve_rung,
+    engines_rung,
     metric_rung,
     resume_rung,
     tost_interval,
+    train_steps,
 )
 from torchref.engines.plain import TorchEngine
 
@@ -52,6 +55,11 @@ class ForgetsMomentum(FlaxEngine):
         position = super().restore(name)
         self.state["optimizer"] = fresh
         return position
+
+
+class TorchWrongRate(TorchEngine):
+    def train_step(self, batch, *, step, rate):
+        return super().train_step(batch, step=step, rate=rate * (1 + 2e-7))  # a unit or two
 
 
 class TorchForgetsMomentum(TorchEngine):
@@ -133,3 +141,19 @@ def test_a_resume_that_forgets_something_is_caught(name, engine):
     verdict = resume_rung(TASK, DATA, engines={name: engine})
     assert not verdict.ok
     assert verdict.first_divergence.startswith(name)
+
+
+def test_torchs_engines_train_the_same_bits():
+    verdict = engines_rung(TASK, DATA)
+    assert verdict.ok, verdict.where
+    counted = {leaf.name.partition(" ")[0] for leaf in verdict.leaves}
+    assert counted == {"lightning", "accelerate"}
+    assert verdict.value == 0 < len(verdict.leaves)
+
+
+def test_an_engine_with_another_rate_is_caught():
+    pair = {"torch": TORCH_ENGINES["torch"], "other": train_steps(TorchWrongRate)}
+    verdict = engines_rung(TASK, DATA, engines=pair)
+    assert not verdict.ok
+    assert verdict.first_divergence.startswith("other ")
+    assert verdict.where == verdict.first_divergence

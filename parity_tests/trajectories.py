@@ -1,4 +1,4 @@
-"""The rungs that train on data: curve, metric and resume.
+"""The rungs that train on data: curve, metric, resume and engines.
 
 Both frameworks start from the same weights and eat the same batches, through the same engines that
 `scripts/train.py` runs.
@@ -7,14 +7,18 @@ Both frameworks start from the same weights and eat the same batches, through th
 import dataclasses
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
+from torch.utils.data import DataLoader
 
 from jaxmodels.engine import FlaxEngine
+from jaxmodels.shared.command_line import missing_extra
+from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.loop import Engine, evaluate
 from jaxmodels.shared.outputs import final_split
@@ -23,12 +27,14 @@ from jaxmodels.shared.tasks import Task
 from parity_tests.ladder import BOUNDS
 from parity_tests.pairs import stored_channels_first
 from parity_tests.results import Accuracies, Curves, LeafError, Verdict
-from torchref.engines.plain import TorchEngine
+from torchref.engines.plain import TorchEngine, make_model, to_tensors
 from torchref.models import create
 from torchref.weights import read_tensors
 
 Tensors = dict[str, np.ndarray]
 MakeEngine = Callable[[Task, Path], Engine]
+# (task, batches, the weights to start from) -> those that it ends with, a step a batch.
+TrainSteps = Callable[[Task, list[Batch], Tensors], Tensors]
 
 ENGINES: dict[str, MakeEngine] = {"flax": FlaxEngine, "torch": TorchEngine}
 
@@ -198,6 +204,92 @@ def resume_rung(
     )
 
 
+def train_steps(make: MakeEngine) -> TrainSteps:
+    """Of an engine that the shared loop calls."""
+
+    def train(task: Task, batches: list[Batch], start: Tensors) -> Tensors:
+        engine = make(task, Path())
+        engine.load_weights(start)
+        for step, batch in enumerate(batches):
+            engine.train_step(batch, step=step, rate=_rate(task, step, len(batches)))
+        return engine.weights()
+
+    return train
+
+
+def lightning_steps(task: Task, batches: list[Batch], start: Tensors) -> Tensors:
+    """Of Lightning, whose Trainer is the loop."""
+    try:
+        import lightning
+
+        from torchref.engines.lightning import LitTask, as_a_guest
+    except ModuleNotFoundError as error:
+        raise ValueError(missing_extra("lightning", error)) from None
+    engine = TorchEngine(task, Path())
+    engine.load_weights(start)
+    module = LitTask(task, total_steps=len(batches), model=engine.model)
+    engine.average = module.average
+    with as_a_guest():
+        trainer = lightning.Trainer(
+            accelerator="cpu",
+            devices=1,
+            max_epochs=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(module, DataLoader([to_tensors(b) for b in batches], batch_size=None))  # type: ignore[arg-type]
+    return engine.weights()
+
+
+def _accelerate(task: Task, folder: Path) -> Engine:
+    """On the CPU, as plain torch's engine is."""
+    try:
+        from torchref.engines.accelerate import AccelerateEngine
+    except ModuleNotFoundError as error:
+        raise ValueError(missing_extra("accelerate", error)) from None
+    return AccelerateEngine(task, folder, cpu=True)
+
+
+TORCH_ENGINES: dict[str, TrainSteps] = {
+    "torch": train_steps(TorchEngine),
+    "lightning": lightning_steps,
+    "accelerate": train_steps(_accelerate),
+}
+
+
+def engines_rung(
+    task: Task, data: Any, *, engines: dict[str, TrainSteps] | None = None, steps: int = 3
+) -> Verdict:
+    """Trains from the same start on the same batches; counts the tensors that differ in a bit.
+
+    What the first of the engines ends with is what the others are to end with.
+    """
+    engines = engines or TORCH_ENGINES
+    start = read_tensors(make_model(task))
+    batches = list(_batches(task, data, range(steps)))
+    expected, *others = (train(task, batches, start) for train in engines.values())
+    first, *names = engines
+    differing = [
+        LeafError(f"{name} {key}", float(value.tobytes() != found[key].tobytes()))
+        for name, found in zip(names, others, strict=True)
+        for key, value in expected.items()
+    ]
+    diverged = next((leaf.name for leaf in differing if leaf.value), "")
+    return Verdict(
+        task.name,
+        "engines",
+        "float32",
+        sum(leaf.value for leaf in differing),
+        BOUNDS["engines", "float32"],
+        diverged or f"all {len(differing)} tensors of {' and '.join(names)}",
+        diverged,
+        note=f"{steps} steps, beside {first}",
+        leaves=tuple(differing),
+    )
+
+
 def _losses(make: MakeEngine, task: Task, data: Any, start: Tensors) -> tuple[float, ...]:
     engine = make(task, Path())
     engine.load_weights(start)
@@ -215,13 +307,20 @@ def _final_metric(make: MakeEngine, task: Task, data: Any, start: Tensors) -> fl
 
 def _train(engine: Engine, task: Task, data: Any, steps: range, total_steps: int) -> list[float]:
     """Trains the given steps of a schedule of `total_steps`; returns the losses."""
-    batches = family_of(task).training_batches(task, data, steps.start)
-    losses = []
-    for step in steps:
-        rate = learning_rate(task.schedule, task.optimizer.learning_rate, step, total_steps)
-        batch = {name: stored_channels_first(value) for name, value in next(batches).items()}
-        losses.append(engine.train_step(batch, step=step, rate=rate)["loss"])
+    losses = [
+        engine.train_step(batch, step=step, rate=_rate(task, step, total_steps))["loss"]
+        for step, batch in zip(steps, _batches(task, data, steps), strict=True)
+    ]
     return [float(loss) for loss in losses]
+
+
+def _batches(task: Task, data: Any, steps: range) -> Iterator[Batch]:
+    for batch in islice(family_of(task).training_batches(task, data, steps.start), len(steps)):
+        yield {name: stored_channels_first(value) for name, value in batch.items()}
+
+
+def _rate(task: Task, step: int, total_steps: int) -> float:
+    return learning_rate(task.schedule, task.optimizer.learning_rate, step, total_steps)
 
 
 def _without_dropout(task: Task) -> Task:

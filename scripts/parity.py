@@ -1,8 +1,8 @@
 """Climbs the parity ladder: python scripts/parity.py all --out runs/parity
 
 Writes report.html and report.json; exits 1 if anything fails. The rungs weights, forward, gradient
-and step need no data, nor does text, which is climbed by models of text; curve, metric and resume
-train on --source. `--set` changes the recipe of every task that is named, as train.py's flags do,
+and step need no data, nor does text, which is climbed by models of text; curve, metric, resume and
+engines train on --source. `--set` changes the recipe of every task that is named, as train.py's flags do,
 and what the rungs spend: --set data.max-length=64 --set parity.metric-epochs=2
 """
 
@@ -24,7 +24,7 @@ from parity_tests.mutations import MUTATIONS, audit_one
 from parity_tests.report import environment, print_matrix, write_report
 from parity_tests.results import Accuracies, AuditRow, Curves, Report, Verdict
 from parity_tests.text_rung import text_rung, writes_text
-from parity_tests.trajectories import curve_rung, metric_rung, resume_rung
+from parity_tests.trajectories import curve_rung, engines_rung, metric_rung, resume_rung
 
 
 def main() -> int:
@@ -130,11 +130,13 @@ def measure(
     """One rung of one task; what is to be drawn joins `curves` and `accuracies`."""
     if rung == "text":
         return text_rung(task)
-    if rung not in ("curve", "metric", "resume"):
+    if rung not in ("curve", "metric", "resume", "engines"):
         return climb(task_pair(task), [rung], draws=8)  # larger leaves than the tests', less luck
     data = family_of(task).load(source, task)
     if rung == "resume":
         return [resume_rung(task, data)]
+    if rung == "engines":
+        return [engines_rung(task, data)]
     if rung == "curve":
         verdict, curve = curve_rung(task, data)
         curves.append(curve)

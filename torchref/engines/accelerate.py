@@ -39,6 +39,8 @@ RECORD, CARRIED = "record.json", "carried.safetensors"
 class AccelerateEngine(TorchEngine):
     """Trains a task's model; `folder` receives the checkpoints, `checkpoints/{last,best}/STEP`.
 
+    `cpu` leaves faster devices alone.
+
     BatchNorm normalises by each process's own rows; its running statistics are the processes' mean.
     Evaluation runs whole in every process, so that all draw the same conclusions from it.
 
@@ -46,10 +48,12 @@ class AccelerateEngine(TorchEngine):
         ValueError: Accelerate counts other processes than the environment tells.
     """
 
-    def __init__(self, task: Task, folder: Path, start: Start | None = None):
+    def __init__(
+        self, task: Task, folder: Path, start: Start | None = None, *, cpu: bool = False
+    ):
         super().__init__(task, folder, start)
         self.process = this_process()
-        self.accelerator = _make_accelerator(task)
+        self.accelerator = _make_accelerator(task, cpu=cpu)
         if self.accelerator.num_processes != self.process.count or _should_be_several():
             raise ValueError(
                 "`accelerate launch --cpu` starts a single process without mpirun, and mpirun's "
@@ -193,12 +197,13 @@ class AccelerateEngine(TorchEngine):
             ) from error
 
 
-def _make_accelerator(task: Task) -> Accelerator:
+def _make_accelerator(task: Task, *, cpu: bool) -> Accelerator:
     # Accelerate keeps one state a process, which a task of another precision must not inherit.
     AcceleratorState._reset_state()
     return Accelerator(
         mixed_precision="bf16" if task.training.precision == "bfloat16" else "no",
-        cpu=not torch.accelerator.is_available(),  # without it, several would not see each other
+        # Where there is nothing else, or several processes would not see each other.
+        cpu=cpu or not torch.accelerator.is_available(),
         # Not from the environment: the micro-batches are weighted already.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         # One process's running statistics would replace all others'; they are averaged instead.

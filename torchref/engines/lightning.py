@@ -226,7 +226,7 @@ class CheckedFiles(TorchCheckpointIO):
 
 
 @contextmanager
-def _as_a_guest() -> Iterator[None]:
+def as_a_guest() -> Iterator[None]:
     """Lightning without its banner and advice, and with Ctrl-C left to its caller."""
     logger, handler = logging.getLogger("lightning.pytorch"), signal.getsignal(signal.SIGINT)
     level = logger.level
@@ -290,7 +290,7 @@ def fit_lightning(
             )
         )
     files = CheckedFiles(module)
-    with _as_a_guest():
+    with as_a_guest():
         trainer = lightning.Trainer(
             accelerator="auto",
             devices=1,
