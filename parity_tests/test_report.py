@@ -175,7 +175,7 @@ def test_sections_come_in_order():
 
 
 def test_headline_counts_and_names():
-    assert headline(report_of(audit=())) == "32 of 32 cells hold."
+    assert headline(report_of(audit=())) == "36 of 36 cells hold."
     assert "2 of 2 injected differences are caught" in headline(report_of())
     failing = headline(report_of(FAILING, verdict_of("forward", "float32", 1.0), audit=()))
     assert failing == "1 of 2 fails: cifar10-cnn gradient float64."

@@ -23,6 +23,7 @@ from jaxmodels.shared.configs import SimpleCNNConfig
 from jaxmodels.shared.data.images import ImageData, ImageDataConfig, Split
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.loop import fit
+from jaxmodels.shared.processes import this_process
 from jaxmodels.shared.run import Recorder, Run
 from jaxmodels.shared.schedules import ScheduleConfig
 from jaxmodels.shared.tasks import OptimizerConfig, Task, TrainingConfig
@@ -96,7 +97,8 @@ def train_tiny(
 ) -> tuple[Any, Recorder]:
     """(engine, history) of a training; `stop` is raised before step `stop_at`."""
     fitted = family_of(task).fitted_files(data)
-    runs.start(folder, Run(task, engine_name, "tiny"), resume=resume, fitted=fitted)
+    if this_process().is_main:
+        runs.start(folder, Run(task, engine_name, "tiny"), resume=resume, fitted=fitted)
     if engine_name == "lightning":
         from torchref.engines import lightning
 

@@ -2,8 +2,8 @@
 
 Writes report.html and report.json; exits 1 if anything fails. The rungs weights, forward, gradient
 and step need no data, nor does text, which is climbed by models of text; curve, metric, resume and
-engines train on --source. `--set` changes the recipe of every task that is named, as train.py's flags do,
-and what the rungs spend: --set data.max-length=64 --set parity.metric-epochs=2
+engines train on --source. `--set` changes the recipe of every task that is named, as train.py's
+flags do, and what the rungs spend: --set data.max-length=64 --set parity.metric-epochs=2
 """
 
 import argparse

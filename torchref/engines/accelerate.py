@@ -48,9 +48,7 @@ class AccelerateEngine(TorchEngine):
         ValueError: Accelerate counts other processes than the environment tells.
     """
 
-    def __init__(
-        self, task: Task, folder: Path, start: Start | None = None, *, cpu: bool = False
-    ):
+    def __init__(self, task: Task, folder: Path, start: Start | None = None, *, cpu: bool = False):
         super().__init__(task, folder, start)
         self.process = this_process()
         self.accelerator = _make_accelerator(task, cpu=cpu)
