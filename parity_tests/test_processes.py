@@ -27,6 +27,7 @@ from parity_tests.tiny_runs import (  # noqa: E402
     SGD,
     TASK,
     assert_same_weights,
+    call,
     clean_environment,
     history,
     train_tiny,
@@ -113,6 +114,9 @@ def test_what_several_processes_cannot_train_is_refused(
     with pytest.raises(ValueError, match=r"batch_size 12 must divide by 5 processes .*; try 10"):
         choose_trainer("accelerate", TASK, tmp_path)
     check_divides(12, 2, Process(0, 3))
+    code, _, errors = call("tune", "cifar10-logistic", "--out", tmp_path / "study")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "a search runs in one process, and this is one of 5" in errors
 
 
 def test_a_launcher_that_starts_one_of_two_is_refused(

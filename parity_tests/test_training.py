@@ -100,7 +100,7 @@ def test_run_leaves_every_promised_file(finished: tuple[str, Path]) -> None:
 def test_final_weights_load_into_every_engine(finished: tuple[str, Path]) -> None:
     _, folder = finished
     logits = {}
-    for name in ("flax", "torch"):
+    for name in ("flax", "torch", "accelerate"):
         run, engine = load_engine(folder, name)
         data = family_of(run.task).load("sample", run.task, folder)
         logits[name] = evaluate(run.task, data, "test", engine.predict).outputs

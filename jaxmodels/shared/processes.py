@@ -30,19 +30,15 @@ def this_process() -> Process:
         ValueError: they are no numbers, or the index is not below the count.
     """
     values = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
-    try:
-        index, count, local = (
-            int(value or default) for value, default in zip(values, (0, 1, 0), strict=True)
-        )
-        valid = 0 <= index < count and local >= 0
-    except ValueError:
-        valid = False
-    if not valid:
-        raise ValueError(
-            "the environment has RANK={!r}, WORLD_SIZE={!r}, LOCAL_RANK={!r}; expected numbers as "
-            "torchrun sets them, the rank below the size, or none of the three".format(*values)
-        )
-    return Process(index, count, local)
+    numbers = [value or default for value, default in zip(values, "010", strict=True)]
+    if all(number.isdecimal() for number in numbers):
+        process = Process(*map(int, numbers))
+        if process.index < process.count:
+            return process
+    raise ValueError(
+        "the environment has RANK={!r}, WORLD_SIZE={!r}, LOCAL_RANK={!r}; expected numbers as "
+        "torchrun sets them, the rank below the size, or none of the three".format(*values)
+    )
 
 
 def check_divides(batch_size: int, micro_batches: int, process: Process) -> None:

@@ -11,10 +11,11 @@ torch's, bit for bit. Checkpoints are what `Accelerator.save_state` writes.
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -59,7 +60,9 @@ class AccelerateEngine(TorchEngine):
                 "--num_processes 2` (on CPUs too) or by torchrun --nproc-per-node 2"
             )
         self.device = self.accelerator.device
-        self.prepared, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        with warnings.catch_warnings():  # older torch has no other name for it
+            warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+            self.prepared, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
         if self.average:  # of the parameters where they are now
             self.average = Average(self.model, self.average.decay)
         self.accelerator.register_save_state_pre_hook(self._save_carried)
@@ -95,7 +98,7 @@ class AccelerateEngine(TorchEngine):
             set_learning_rate(self.optimizer, rate)
             self.optimizer.step()
             if self.process.count > 1:
-                metrics = self.accelerator.reduce(metrics, "sum")
+                metrics = {name: self._reduce(value, "sum") for name, value in metrics.items()}
                 self._average_statistics()
         if self.average:
             self.average.update()
@@ -105,14 +108,21 @@ class AccelerateEngine(TorchEngine):
     def _average_statistics(self) -> None:
         for buffer in self.model.buffers():
             if buffer.is_floating_point():
-                buffer.copy_(self.accelerator.reduce(buffer, "mean"))
+                buffer.copy_(self._reduce(buffer, "mean"))
+
+    def _reduce(self, value: torch.Tensor, how: Literal["sum", "mean"]) -> torch.Tensor:
+        """Over the processes."""
+        return cast(torch.Tensor, self.accelerator.reduce(value, how))
+
+    def _gather_rows(self, value: torch.Tensor) -> torch.Tensor:
+        """(_, B, _) of each process -> (_, processes * B, _)."""
+        rows = value.transpose(0, 1).contiguous()
+        return cast(torch.Tensor, self.accelerator.gather(rows)).transpose(0, 1)
 
     def carried(self) -> dict[str, torch.Tensor]:
-        """Of all processes: a carry's rows are its second axis."""
+        """Of all processes."""
         return {
-            name: self.accelerator.gather(value.transpose(0, 1).contiguous()).transpose(0, 1)
-            if name.startswith("carry.")
-            else value
+            name: self._gather_rows(value) if name.startswith("carry.") else value
             for name, value in super().carried().items()
         }
 
@@ -190,8 +200,8 @@ class AccelerateEngine(TorchEngine):
             if self.process.count == 1 or not of_the_others:
                 raise
             raise ConnectionError(
-                f"process {self.process.index} of {self.process.count} ends, for it has lost the "
-                f"others ({str(error).strip().splitlines()[-1][:200]}); the first to end tells why"
+                f"process {self.process.index} of {self.process.count} has lost the others and "
+                "ends; the first that ended tells why"
             ) from error
 
 
