@@ -6,6 +6,9 @@ usage: train.py TASK [--engine flax|torch|lightning|accelerate] [--source sample
 
 The source is the embedded sample (no network) unless told otherwise; PATH is a local folder or file
 in any layout that the task's data set is found in (README.md lists them).
+
+In several processes, on GPUs or CPUs:
+    accelerate launch --multi_gpu --num_processes 2 scripts/train.py TASK --engine accelerate
 """
 
 import importlib.util
