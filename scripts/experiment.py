@@ -7,8 +7,9 @@ of its results.
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
-from jaxmodels.shared.command_line import run_script
+from jaxmodels.shared.command_line import EngineName, run_script
 from jaxmodels.shared.studies import STUDIES, run_study
 from jaxmodels.shared.study_results import write_study
 
@@ -21,7 +22,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("study", metavar="STUDY", help="its name")
-    parser.add_argument("--engine", choices=("flax", "torch", "lightning"), default="flax")
+    parser.add_argument("--engine", choices=get_args(EngineName), default="flax")
     parser.add_argument("--source", default="sample", help="as of train.py [default: sample]")
     parser.add_argument("--out", type=Path, metavar="DIR", help="[default: runs/STUDY-ENGINE]")
     parser.add_argument(
