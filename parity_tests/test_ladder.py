@@ -27,8 +27,8 @@ from parity_tests.pairs import (
 # Their ten steps in two precisions take the longest; transformers' own classes are compared in
 # float64 among the fast tests.
 SLOW_STEPS = (
-    *("roberta", "distilbert", "gpt2-lora", "bert-lora", "bert-layers"),
-    *("imagenet-resnet-basic", "imagenet-resnet-bottleneck"),
+    *("bert", "roberta", "distilbert", "gpt2-lora", "bert-lora", "bert-layers", "series-patch"),
+    *("resnet-a", "resnet-layers", "imagenet-resnet-basic", "imagenet-resnet-bottleneck"),
 )
 PAIRS = [
     pytest.param(case, rung, marks=[pytest.mark.slow] * (rung == "step" and case in SLOW_STEPS))

@@ -5,9 +5,19 @@ import pytest
 from parity_tests.cases import CASES
 from parity_tests.mutations import MUTATIONS, Mutation, audit_one
 
+SLOW = ("layer-wise rates",)  # ten steps of a ResNet
+
 
 @pytest.mark.parametrize(
-    "mutation", MUTATIONS, ids=lambda mutation: mutation.topic.replace(" ", "-")
+    "mutation",
+    [
+        pytest.param(
+            mutation,
+            marks=[pytest.mark.slow] * (mutation.topic in SLOW),
+            id=mutation.topic.replace(" ", "-"),
+        )
+        for mutation in MUTATIONS
+    ],
 )
 def test_mutation_is_caught_on_its_rung(mutation):
     row = audit_one(mutation)

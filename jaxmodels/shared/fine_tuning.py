@@ -79,7 +79,7 @@ def with_checkpoint(task: Task, pretrained: str, folder: Path, *, resume: bool) 
     if start is None:
         able = [name for name, other in TASKS.items() if _start_of(other)]
         raise ValueError(
-            f"--pretrained: {task.name} is trained from nothing; {' and '.join(able)} can start "
+            f"--pretrained: {task.name} is trained from nothing; {', '.join(able)} can start "
             "from a checkpoint"
         )
     data: Any = task.data
