@@ -15,8 +15,8 @@ import torchref
 import torchref.lora
 from jaxmodels import state
 from jaxmodels.shared.lora import LoRAConfig
-from parity_tests.cases import config_of
 from parity_tests.hub_pairs import load_hub_model
+from parity_tests.tiny_configs import config_of
 from torchref.weights import read_tensors
 
 LIBRARIES = pytest.mark.parametrize("library", [jaxmodels, torchref])

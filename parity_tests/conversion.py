@@ -19,9 +19,9 @@ import torchref
 from jaxmodels import state
 from jaxmodels.shared.configs import ImageNetResNetConfig, ModelConfig
 from jaxmodels.shared.hub.folder import open_checkpoint
-from parity_tests.cases import make_pair
 from parity_tests.hub_pairs import hub_pair, load_hub_model
 from parity_tests.ladder import BOUNDS, climb, relative_error
+from parity_tests.own_pairs import make_pair
 from parity_tests.pairs import Pair, Recipe, precision
 
 Layout = Literal["hub", "flax"]

@@ -12,7 +12,7 @@ from typing import Any
 from jaxmodels.shared.configs import BERTConfig, ImageNetResNetConfig, ModelConfig
 from jaxmodels.shared.hub.folder import config_content, hub_name, is_transposed
 from jaxmodels.shared.weights import WeightRules
-from parity_tests.cases import make_pair
+from parity_tests.own_pairs import make_pair
 from parity_tests.pairs import Pair, Recipe
 
 # Copies of other tensors, which transformers lists beside them.

@@ -19,8 +19,9 @@ from jaxmodels.shared.generation import make_decoder
 from jaxmodels.shared.prompts import power_of_two
 from jaxmodels.shared.tasks import TASKS
 from jaxmodels.state import cast, write_leaves
-from parity_tests.cases import make_pair, task_pair
+from parity_tests.cases import task_pair
 from parity_tests.hub_pairs import load_hub_model
+from parity_tests.own_pairs import make_pair
 from parity_tests.pairs import Recipe, hot_leaves, precision
 from parity_tests.text_rung import MAKERS
 from torchref import generate as torch_generate

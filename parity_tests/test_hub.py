@@ -13,10 +13,10 @@ import torchref
 from jaxmodels.shared.hub.tensor_files import open_tensors, read_all
 from jaxmodels.shared.tasks import OptimizerConfig
 from jaxmodels.state import read_leaves
-from parity_tests.cases import config_of
 from parity_tests.hub_pairs import hub_pair, load_hub_model
 from parity_tests.ladder import BOUNDS, relative_error
 from parity_tests.pairs import Recipe, hot_leaves, observe_forward, observe_gradient, observe_steps
+from parity_tests.tiny_configs import config_of
 from torchref.weights import read_tensors
 
 FLAX = Path(__file__).parent / "fixtures" / "flax"

@@ -22,9 +22,10 @@ from jaxmodels.shared.hub.fields import ACTIVATIONS
 from jaxmodels.shared.hub.folder import hub_name
 from jaxmodels.shared.hub.resnet import SIZES, from_hub_config, to_hub_config
 from jaxmodels.shared.weights import to_torch_layout, without_ignored
-from parity_tests.cases import config_of, make_pair
 from parity_tests.ladder import BOUNDS, relative_error
+from parity_tests.own_pairs import make_pair
 from parity_tests.pairs import Recipe, call_flax, hot_leaves, observe_gradient, precision
+from parity_tests.tiny_configs import config_of
 from torchref.models.layers import ACTIVATIONS as TORCH_ACTIVATIONS
 from torchref.models.layers import overlapping_max_pool as torch_overlapping_max_pool
 from torchref.weights import load_tensors

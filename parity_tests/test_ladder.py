@@ -12,9 +12,10 @@ import torch
 from flax import nnx
 
 from jaxmodels.models import LogisticRegression
+from jaxmodels.shared.tasks import TASKS
 from jaxmodels.shared.weights import LeafRule, WeightRules, to_flax_layout, to_torch_layout
 from parity_tests import ladder, surgery
-from parity_tests.cases import CASES, FlaxMasked
+from parity_tests.cases import CASES, FlaxMasked, task_pair
 from parity_tests.ladder import climb, compare, error_ratio, module_norms, relative_error
 from parity_tests.pairs import (
     Recipe,
@@ -23,6 +24,7 @@ from parity_tests.pairs import (
     observe_gradient,
     stored_channels_first,
 )
+from parity_tests.tiny_configs import config_of
 
 # Their ten steps in two precisions take the longest; transformers' own classes are compared in
 # float64 among the fast tests.
@@ -273,6 +275,14 @@ def mlp_settings():
         "flax_call": lambda model, batch, train: model(batch["x"]),
         "torch_call": lambda model, batch: model(batch["x"]),
     }
+
+
+def test_a_tasks_own_pair_trains_at_the_rates_of_its_layers():
+    task = TASKS["cifar10-transfer-resnet18"]
+    task = dataclasses.replace(task, model=config_of("imagenet-resnet-basic"))
+    pair = task_pair(task)
+    assert task.optimizer.layer_decay < 1
+    assert pair.flax_recipe.layers == pair.torch_recipe.layers == (1, 2)
 
 
 def test_anyone_can_compare_a_pair_of_their_own(mlp_settings):

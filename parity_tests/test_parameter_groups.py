@@ -21,7 +21,7 @@ from jaxmodels.shared.configs import BERTConfig, SimpleCNNConfig
 from jaxmodels.shared.parameter_groups import find_frozen, layers_of, rate_scales
 from jaxmodels.shared.tasks import TASKS, OptimizerConfig
 from jaxmodels.shared.weights import WeightRules
-from parity_tests.cases import config_of
+from parity_tests.tiny_configs import config_of
 from torchref.frozen import FrozenBatchNorm2d
 from torchref.optim import make_optimizer as make_torch_optimizer
 from torchref.optim import set_learning_rate

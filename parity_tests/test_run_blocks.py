@@ -16,8 +16,8 @@ from jaxmodels import state
 from jaxmodels.models.transformer import Block, PostNormBlock, run_blocks
 from jaxmodels.shared.configs import BERTConfig, GPT2Config
 from jaxmodels.shared.model_output import logits_of
-from parity_tests.cases import config_of
 from parity_tests.hub_pairs import load_hub_model
+from parity_tests.tiny_configs import config_of
 
 TOKENS = np.random.default_rng(0).integers(1, 11, size=(3, 7))
 CONFIG = GPT2Config(

@@ -204,7 +204,7 @@ def test_what_does_not_fit_is_refused_before_the_folder_is_claimed(
     )
     assert "vocabulary of 261, the model one of 260; add --model.vocabulary-size 261" in found
     found = refused("train", "imdb-lstm", "--pretrained", start, "--out", tmp_path / "out")
-    assert "imdb-bert and wikitext-gpt2 can start from a checkpoint" in found
+    assert "cifar10-transfer-resnet18, imdb-bert, wikitext-gpt2 can start from" in found
 
 
 # ---- Generation
