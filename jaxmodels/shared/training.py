@@ -13,7 +13,6 @@ import numpy as np
 
 from jaxmodels.shared import run as runs
 from jaxmodels.shared.command_line import EngineName, make_engine, missing_extra
-from jaxmodels.shared.data.lms import LMSData, divergence_note
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.files import read_json
 from jaxmodels.shared.fine_tuning import checkpoint_of, starting_weights
@@ -38,18 +37,18 @@ def prepare(
             folder is claimed.
     """
     fit_engine = choose_trainer(cast(EngineName, run.engine), run.task, folder, resume=resume)
+    family = family_of(run.task)
     is_main = this_process().is_main
     if is_main:
-        runs.start(folder, run, resume=resume, fitted=family_of(run.task).fitted_files(data))
+        runs.start(folder, run, resume=resume, fitted=family.fitted_files(data))
 
     def train() -> tuple[Engine, Recorder]:
         try:
             engine, recorder = fit_engine(data, resume)
         except NonFiniteLossError as error:
-            if not isinstance(data, LMSData):
+            if not (reason := family.explain_divergence(run.task, data)):
                 raise
-            note = divergence_note(data, run.task.optimizer.learning_rate)
-            raise NonFiniteLossError(f"{note}. {error}") from None
+            raise NonFiniteLossError(f"{reason}. {error}") from None
         if not is_main:
             return engine, recorder
         if run.task.lora.rank:

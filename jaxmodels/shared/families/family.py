@@ -98,6 +98,10 @@ class Family(Protocol):
         """
         ...
 
+    def explain_divergence(self, task: Task, data: Any) -> str:
+        """What the data say of a loss that is no number any more: a sentence, or nothing."""
+        ...
+
     def score(
         self, task: Task, outputs: np.ndarray, targets: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:

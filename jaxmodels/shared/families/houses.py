@@ -63,6 +63,7 @@ def read_preparation(run: Path) -> Preparation:
 
 count = row_family.count
 in_words = row_family.in_words
+explain_divergence = row_family.explain_divergence
 
 
 def steps_per_epoch(task: Task, data: HouseData) -> int:

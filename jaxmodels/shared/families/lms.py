@@ -79,6 +79,10 @@ def evaluation_batches(task: Task, data: LMSData, split: SplitName) -> Iterator[
 score = house_family.score
 
 
+def explain_divergence(task: Task, data: LMSData) -> str:
+    return divergence_note(data, task.optimizer.learning_rate)
+
+
 def write_outputs(
     folder: Path,
     task: Task,
@@ -111,7 +115,7 @@ def write_outputs(
         lms_plots.plot_planes(
             rows.inputs, rows.targets, weights, data.wiener, drawn / "planes.png", title=title
         )
-    note = divergence_note(data, rate)
+    note = explain_divergence(task, data)
     if not diverges:
         note = f"converges: the rate {rate:g} is below 2/lambda_max = {bound:.4g}"
     return {

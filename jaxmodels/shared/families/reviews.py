@@ -61,6 +61,7 @@ count = row_family.count
 steps_per_epoch = row_family.steps_per_epoch
 units_per_step = row_family.units_per_step
 in_words = row_family.in_words
+explain_divergence = row_family.explain_divergence
 
 
 def training_batches(task: Task, data: ReviewData, start_step: int = 0) -> Iterator[Batch]:

@@ -23,6 +23,11 @@ def units_per_step(task: Task, data: Any) -> int:
     return task.training.batch_size
 
 
+def explain_divergence(task: Task, data: Any) -> str:
+    """Nothing: such data do not tell a rate that diverges from one that does not."""
+    return ""
+
+
 def in_words(task: Task, data: Any, split: SplitName, evaluation: Evaluation) -> list[str]:
     """Loss and metric say it all."""
     return []

@@ -98,6 +98,7 @@ units_per_step = row_family.units_per_step
 score = reviews.score
 write_outputs = reviews.write_outputs
 in_words = reviews.in_words
+explain_divergence = reviews.explain_divergence
 
 
 def training_batches(task: Task, data: SubwordData, start_step: int = 0) -> Iterator[Batch]:

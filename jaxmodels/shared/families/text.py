@@ -136,6 +136,7 @@ def write_outputs(
 
 
 in_words = row_family.in_words
+explain_divergence = row_family.explain_divergence
 
 
 def draw_curves(folder: Path, task: Task, data: TextData, history: list[dict[str, Any]]) -> None:

@@ -50,6 +50,7 @@ fitted_files = text.fitted_files
 count = text.count
 steps_per_epoch = text.steps_per_epoch
 units_per_step = text.units_per_step
+explain_divergence = text.explain_divergence
 training_batches = text.training_batches
 score = text.score
 
