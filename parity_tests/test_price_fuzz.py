@@ -119,15 +119,16 @@ def test_any_good_file_is_read(tmp_path, body, descending, money):
 # ---- Size
 
 BIG = """
-import resource, sys
+import sys
 from jaxmodels.shared.data.price_sources import read_prices
 from jaxmodels.shared.data.series import SeriesDataConfig, make_windows
+from jaxmodels.shared.memory import peak_memory_bytes
 read_prices("sample")
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_memory_bytes()
 prices = read_prices(sys.argv[1])
 data = make_windows(prices, SeriesDataConfig(features=("log_return", "rsi_14")))
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(len(prices.frames["BIG"]), len(data.train), (after - before) / 1024)
+after = peak_memory_bytes()
+print(len(prices.frames["BIG"]), len(data.train), (after - before) / 2**20)
 """
 
 

@@ -25,6 +25,7 @@ from jaxmodels.sharding import make_mesh
 from jaxmodels.shared.command_line import run_script
 from jaxmodels.shared.configs import GPT2Config
 from jaxmodels.shared.hub.folder import save_checkpoint
+from jaxmodels.shared.memory import peak_memory_bytes
 from jaxmodels.shared.weights import WeightRules
 from jaxmodels.state import read_shapes
 
@@ -91,9 +92,9 @@ def load(folder: str, address: str, rank: int, processes: int) -> None:
     if processes > 1:
         jax.distributed.initialize(address, processes, rank)
     mesh = make_mesh({"fsdp": DEVICES})
-    before = peak()
+    before = peak_memory_bytes() or 0  # Windows says nothing
     model = jaxmodels.from_pretrained(folder, mesh=mesh)
-    after = peak()
+    after = peak_memory_bytes() or 0
     own = sum(
         shard.data.nbytes
         for leaf in jax.tree.leaves(nnx.state(model))
@@ -104,15 +105,6 @@ def load(folder: str, address: str, rank: int, processes: int) -> None:
         f"({before / 1e9:.2f} GB before), {after / own:.2f} times the parts",
         flush=True,
     )
-
-
-def peak() -> int:
-    """The most memory that this process has had so far, in bytes; mapped files count too.
-
-    From Linux's record of this program; `getrusage` would add what started it.
-    """
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 if __name__ == "__main__":
