@@ -25,8 +25,9 @@ demo: .venv/.built
 	$(BIN)/python scripts/parity.py cifar10-logistic cifar10-simplecnn --steps 60 --out runs/demo
 	@echo 'Open runs/demo/report.html; the trainings, with plots and tables, are in the folders of runs/demo.'
 
+## One thread of torch a worker: two that wait for each other's cores take twice the time.
 test: .venv/.built
-	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow and not tpu' --durations=60
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m 'not slow and not tpu' --durations=60
 
 ## What `make test` leaves out; real data is read from $$JAXMODELS_DATA.
 test-slow: .venv/.built
