@@ -189,6 +189,8 @@ def test_what_does_not_fit_is_refused_before_the_folder_is_claimed(
         "--pretrained", start, *long
     )
     assert "or --model.context-length 12" in message(*SIZES, *long)
+    other = ("shakespeare-transformer", "--data.sequence-length", 300, "--out", tmp_path / "out")
+    assert "or --model.context-length 300" in refused("train", *other)
     assert "--data.training-split validation" in message(*SIZES)
     assert "--data.evaluation-stride 10 leaves tokens out" in message(
         "--data.evaluation-stride", 10
