@@ -241,6 +241,9 @@ def test_runs_and_hub_folders_write_text(tuned: Path, tmp_path: Path) -> None:
     found = written(hub, "--prompt", "the king", "--beams", 2, "--engine", "torch")
     assert found.startswith("the king")
     assert found != other
+    warm = ("--beams", 2, "--temperature", 2, "--engine", "torch")
+    assert "--temperature with --beams is for runs" in refused("generate", hub, *warm)
+    assert written(tuned / "torch", "--prompt", "the king", *warm).startswith("the king")
     prompts = ("--prompt", "the king", "--prompt", "a")
     side_by_side = written(hub, *prompts, "--temperature", 0, "--engine", "torch")
     alone = written(hub, "--prompt", "the king", "--temperature", 0, "--engine", "torch")
