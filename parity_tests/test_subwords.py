@@ -19,6 +19,7 @@ from jaxmodels.shared.configs import BERTConfig, GPT2Config
 from jaxmodels.shared.data.batches import shuffled_batches
 from jaxmodels.shared.data.subwords import SubwordDataConfig, encode_subwords, inputs, load_subwords
 from jaxmodels.shared.families.registry import family_of
+from jaxmodels.shared.hub import folder as hub_folder
 from jaxmodels.shared.loop import evaluate
 from jaxmodels.shared.subwords import SubwordTokenizer, open_tokenizer, train_subwords
 from jaxmodels.shared.tasks import TASKS
@@ -261,16 +262,40 @@ def test_run_needs_nothing_but_its_folder(tmp_path: Path) -> None:
     code, output, errors = call("predict", stopped, "A good, warm film", "dull " * 30)
     assert code == 0, errors
     assert output.count("positive") == output.count("negative") == 2
+
+
+@pytest.mark.parametrize("engine", ["flax", "torch"])
+def test_attention_is_shown_by_the_one_model_that_predicts(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = review_file(tmp_path / "reviews.csv")
+    start, run = checkpoint(tmp_path / "start"), tmp_path / "run"
+    train(source, run, "--engine", "torch", "--pretrained", start, "--epochs", 1)
+    opened, open_tensors = [], hub_folder.open_tensors
+
+    def spy(path: Path) -> Any:
+        opened.append(path)
+        return open_tensors(path)
+
+    monkeypatch.setattr(hub_folder, "open_tensors", spy)
     page = tmp_path / "attention.html"
-    code, _, errors = call("predict", stopped, "A <i>good</i> king & sea", "--attention", page)
+    texts = ("A <i>good</i> king & sea", "dull")
+    code, _, errors = call("predict", run, *texts, "--engine", engine, "--attention", page)
     assert code == 0, errors
+    assert opened == [run]
     shown = re.findall(r"title='([\d.]+)'>([^<]+)<", page.read_text())
     tokens = ["[CLS]", "a", "good", "king", "[UNK]", "sea", "[SEP]"]
-    rows = [shown[start : start + 7] for start in range(0, len(shown), 7)]
-    assert len(rows) == 1 + 2 * (1 + 3)  # all heads; of each layer the mean and each head
+    count = 1 + 2 * (1 + 3)  # all heads; of each layer the mean and each head
+    rows = [shown[start : start + 7] for start in range(0, 7 * count, 7)]
     assert all([token for _, token in row] == tokens for row in rows)
-    assert all(abs(sum(float(weight) for weight, _ in row) - 1) < 1e-3 for row in rows)
-    assert len({tuple(row) for row in rows}) == len(rows)
+    assert [token for _, token in shown[7 * count :]] == ["[CLS]", "dull", "[SEP]"] * count
+    found = np.array([[float(weight) for weight, _ in row] for row in rows])
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-3)
+    assert len(np.unique(found, axis=0)) == count
+    ids = torch.tensor([[ID[token] for token in tokens]])
+    output: Any = torchref.from_pretrained(run)(ids, output_attentions=True)
+    first = output.attentions[0][0, :, 0].detach().numpy()
+    np.testing.assert_allclose(found[2:5], first, atol=1e-3)
 
 
 def rewind(run: Path, source: Path, flags: tuple) -> None:
