@@ -12,6 +12,8 @@ import torch
 
 import torchref
 from jaxmodels.shared import loop
+from jaxmodels.shared import run as runs
+from jaxmodels.shared.before import measure_start
 from jaxmodels.shared.command_line import load_engine
 from jaxmodels.shared.configs import BERTConfig
 from jaxmodels.shared.families import wikitext
@@ -120,6 +122,22 @@ def test_engines_fine_tune_alike(data: Path, start: Path, tuned: Path, tmp_path:
     fresh = metrics(tmp_path / "fresh")
     assert "before" not in fresh
     assert fresh["token_perplexity"] != pytest.approx(right["token_perplexity"], rel=1e-3)
+
+
+def test_one_process_alone_writes_what_was_before(
+    data: Path, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = runs.load(tuned / "torch")
+    loaded = wikitext.load(str(data), run.task)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert measure_start(run, loaded, tmp_path) == []
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setenv("RANK", "0")
+    assert measure_start(run, loaded, tmp_path)
+    assert metrics(tmp_path / "before")["word_perplexity"] == pytest.approx(
+        metrics(tuned / "torch")["before"]["word_perplexity"]
+    )
 
 
 def test_samples_are_side_by_side(tuned: Path) -> None:
