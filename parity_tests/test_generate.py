@@ -13,8 +13,7 @@ pytest.importorskip("torch")
 from jaxmodels.shared.generation import SAMPLE_LENGTH, write_samples
 from jaxmodels.shared.hub.folder import save_checkpoint
 from jaxmodels.shared.tokenizers import CharacterTokenizer, load_tokenizer
-from parity_tests.test_bad_input import refused
-from parity_tests.tiny_runs import call, compile_once, train_tiny, with_settings
+from parity_tests.tiny_runs import call, compile_once, refused, train_tiny, with_settings
 from parity_tests.tiny_texts import (
     REVIEW_FLAGS,
     TEXT,

@@ -15,7 +15,7 @@ import torch
 
 import torchref
 from jaxmodels.shared.command_line import load_engine
-from jaxmodels.shared.configs import BERTConfig, GPT2Config
+from jaxmodels.shared.configs import GPT2Config
 from jaxmodels.shared.data.batches import shuffled_batches
 from jaxmodels.shared.data.subwords import SubwordDataConfig, encode_subwords, inputs, load_subwords
 from jaxmodels.shared.families.registry import family_of
@@ -23,84 +23,19 @@ from jaxmodels.shared.hub import folder as hub_folder
 from jaxmodels.shared.loop import evaluate
 from jaxmodels.shared.subwords import SubwordTokenizer, open_tokenizer, train_subwords
 from jaxmodels.shared.tasks import TASKS
-from parity_tests.test_bad_input import refused
-from parity_tests.tiny_runs import assert_same_weights, call, compile_once, history, with_settings
+from parity_tests.tiny_bert import FLAGS, ID, VOCABULARY, byte_pairs, checkpoint, train, word_pieces
+from parity_tests.tiny_runs import (
+    assert_same_weights,
+    call,
+    compile_once,
+    history,
+    interrupted_in,
+    refused,
+    with_settings,
+)
 from parity_tests.tiny_texts import review_file
 
 __all__ = ["compile_once"]  # a fixture
-
-WORDS = (
-    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film", "plot", "cast", "score", "end"),
-    *("night", "king", "sea", "dull", "weak", "bad", "grim", "fine", "bright", "good", "warm"),
-    *("not", "bad", "##ly", "<", "br", "/", ">", "!"),
-)
-VOCABULARY = tuple(dict.fromkeys(WORDS))
-ID = {word: row for row, word in enumerate(VOCABULARY)}
-# Room for words to differ in length: the reviews have 1 to 8.
-FLAGS = (
-    *("imdb-bert", "--data.split", "7:1:2", "--data.max-length", 9, "--batch-size", 12),
-    *("--training.evaluation-batch-size", 10, "--optimizer.learning-rate", 0.003, "--epochs", 2),
-)
-MODEL = BERTConfig(
-    head="sequence-classification",
-    vocabulary_size=310,
-    context_length=13,
-    hidden_dim=12,
-    num_layers=2,
-    num_heads=3,
-    mlp_dim=14,
-    dropout_rate=0.0,
-    attention_dropout_rate=0.0,
-    classifier_dropout_rate=0.0,
-)
-
-
-def word_pieces(folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
-    return folder
-
-
-def byte_pairs(folder: Path) -> Path:
-    """RoBERTa's: padding is 1, and <s> and </s> go around a text."""
-    library = tokenizers.Tokenizer(tokenizers.models.BPE())
-    library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=300,
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
-        show_progress=False,
-    )
-    library.train_from_iterator([" ".join(VOCABULARY[5:])] * 3, trainer)
-    library.post_processor = tokenizers.processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-    library.enable_truncation(5)  # a limit of the file's own is none of ours
-    folder.mkdir(exist_ok=True)
-    library.save(str(folder / "tokenizer.json"))
-    return folder
-
-
-def checkpoint(folder: Path, *, family: str = "bert", seed: int = 7, **changes: Any) -> Path:
-    """A tiny pretrained model's folder: weights, config and tokenizer."""
-    own = {
-        "bert": {},
-        "roberta": {"padding_id": 1, "context_length": 15},
-        "distilbert": {"type_vocabulary_size": 0},
-    }[family]
-    config = dataclasses.replace(MODEL, family=family, **(own | changes))  # type: ignore[arg-type]
-    model = torchref.create(config, seed=seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter *= 8  # fresh, every model's loss is log 2
-    torchref.save_pretrained(model, config, folder)
-    return (byte_pairs if family == "roberta" else word_pieces)(folder)
-
-
-def train(source: Path, out: Path, *flags: object) -> str:
-    code, output, errors = call("train", *FLAGS, "--source", source, "--out", out, *flags)
-    assert code == 0, errors
-    return output
-
 
 # ---- Tokens
 
@@ -248,9 +183,9 @@ def test_run_needs_nothing_but_its_folder(tmp_path: Path) -> None:
     output = train(source, whole, *flags)
     assert "has no classifier.weight, classifier.bias: drawn from seed 0" in output
     assert json.loads((whole / "run.json").read_text())["task"]["data"]["pretrained"] == str(start)
-    train(source, stopped, *flags)
-    (stopped / "model.safetensors").unlink()
-    rewind(stopped, source, flags)
+    with interrupted_in(epoch=2):
+        code, _, _ = call("train", *FLAGS, "--source", source, "--out", stopped, *flags)
+    assert (code, len(history(stopped))) == (130, 1)
     shutil.rmtree(start)
     assert "drawn" not in train(source, stopped, *flags, "--resume")
     assert_same_weights(load_engine(whole)[1].weights(), load_engine(stopped)[1].weights())
@@ -296,28 +231,6 @@ def test_attention_is_shown_by_the_one_model_that_predicts(
     output: Any = torchref.from_pretrained(run)(ids, output_attentions=True)
     first = output.attentions[0][0, :, 0].detach().numpy()
     np.testing.assert_allclose(found[2:5], first, atol=1e-3)
-
-
-def rewind(run: Path, source: Path, flags: tuple) -> None:
-    """The run as it was after its first epoch: stopped there and begun anew."""
-    from jaxmodels.shared import loop
-
-    original, calls = loop.train_epoch, []
-
-    def stop(*arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return original(*arguments)
-
-    shutil.rmtree(run)
-    loop.train_epoch = stop  # type: ignore[assignment]
-    try:
-        code, _, _ = call("train", *FLAGS, "--source", source, "--out", run, *flags)
-    finally:
-        loop.train_epoch = original
-    assert code == 130
-    assert len(history(run)) == 1
 
 
 def test_lightning_fine_tunes_as_torch_does(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import torchref
-from jaxmodels.shared import loop
 from jaxmodels.shared import run as runs
 from jaxmodels.shared.before import measure_start
 from jaxmodels.shared.command_line import load_engine
@@ -19,8 +18,14 @@ from jaxmodels.shared.configs import BERTConfig
 from jaxmodels.shared.families import wikitext
 from jaxmodels.shared.text_metrics import count_words
 from jaxmodels.shared.tokenizers import load_tokenizer
-from parity_tests.test_bad_input import refused
-from parity_tests.tiny_runs import assert_same_weights, call, compile_once, history
+from parity_tests.tiny_runs import (
+    assert_same_weights,
+    call,
+    compile_once,
+    history,
+    interrupted_in,
+    refused,
+)
 from parity_tests.tiny_texts import write_prose
 from parity_tests.wiki_texts import MODEL, gpt2_tokenizer, layout
 
@@ -165,21 +170,10 @@ def test_resumed_run_needs_no_checkpoint_and_keeps_what_was_before(
 ) -> None:
     copy, out = shutil.copytree(start, tmp_path / "copy"), tmp_path / "out"
     flags = ("--engine", "torch", "--pretrained", copy, *VALIDATION)
-    original, epochs = loop.train_epoch, []
-
-    def stop(*arguments: Any) -> Any:
-        epochs.append(1)
-        if len(epochs) == 2:
-            raise KeyboardInterrupt
-        return original(*arguments)
-
-    loop.train_epoch = stop  # type: ignore[assignment]
-    try:
+    with interrupted_in(epoch=2):
         code, _, _ = call(
             "train", "wikitext-gpt2", *SETTINGS, "--source", data, "--out", out, *flags
         )
-    finally:
-        loop.train_epoch = original
     assert (code, len(history(out))) == (130, 1)
     shutil.rmtree(copy)
     assert "before training" not in train(data, out, *flags, "--resume")
