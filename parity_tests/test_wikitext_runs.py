@@ -129,6 +129,14 @@ def test_engines_fine_tune_alike(data: Path, start: Path, tuned: Path, tmp_path:
     assert fresh["token_perplexity"] != pytest.approx(right["token_perplexity"], rel=1e-3)
 
 
+def test_table_of_runs_has_their_perplexities_and_no_counts(tuned: Path) -> None:
+    code, table, errors = call("compare_runs", tuned / "flax", tuned / "torch")
+    assert (code, errors) == (0, "")
+    header = table.partition("\n")[0].strip("| ").split(" | ")
+    assert {"test loss", "token perplexity", "word perplexity"} <= set(header)
+    assert not {"tokens", "words", "bytes", "window", "stride", "test examples"} & set(header)
+
+
 def test_one_process_alone_writes_what_was_before(
     data: Path, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
