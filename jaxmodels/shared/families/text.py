@@ -27,7 +27,7 @@ from jaxmodels.shared.families.sizes import check_vocabulary
 from jaxmodels.shared.fine_tuning import checkpoint_of
 from jaxmodels.shared.generation import write_samples
 from jaxmodels.shared.tasks import Task
-from jaxmodels.shared.text_metrics import bits_per_character
+from jaxmodels.shared.text_metrics import bits_per_character, perplexity
 from jaxmodels.shared.tokenizers import load_tokenizer
 
 UNIT = "tokens"
@@ -143,7 +143,7 @@ def write_outputs(
     return {
         "bits_per_character": bits,
         "loss_per_character": bits * math.log(2),
-        "perplexity": math.exp(evaluation.loss),
+        "perplexity": perplexity(evaluation.loss),
         **samples,
     }
 
