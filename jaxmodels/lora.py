@@ -21,7 +21,14 @@ from flax import nnx
 from jaxmodels.frozen import become, freeze, require_equal_blocks, unfreeze
 from jaxmodels.shared.adapter_files import read_adapter, write_adapter
 from jaxmodels.shared.configs import ModelConfig
-from jaxmodels.shared.lora import LoRAConfig, find_saved, find_targets, fresh_adapters
+from jaxmodels.shared.lora import (
+    LoRAConfig,
+    find_saved,
+    find_targets,
+    fresh_adapters,
+    is_adapter,
+    modules_of,
+)
 from jaxmodels.shared.weights import WeightRules, to_flax_layout, to_torch_layout
 from jaxmodels.state import Leaves, read_leaves, read_shapes
 
@@ -123,7 +130,7 @@ def save_adapter(
     tensors = {
         name: value
         for name, value in to_torch_layout(read_leaves(model)).items()
-        if name.endswith((".lora_a", ".lora_b")) or name.rpartition(".")[0] in saved
+        if is_adapter(name) or name.rpartition(".")[0] in saved
     }
     write_adapter(Path(folder), config, lora, tensors, shapes, _linears(model), base=base)
 
@@ -151,7 +158,7 @@ def load_adapter(model: nnx.Module, config: ModelConfig, folder: str | Path) -> 
 
 def _adapt(model: nnx.Module, config: LoRAConfig, adapters: Leaves) -> None:
     modules = {_dotted(path): module for path, module in nnx.iter_modules(model)}
-    paths = dict.fromkeys(name.rpartition(".")[0] for name in adapters)
+    paths = modules_of(adapters)
     saved = set(find_saved(config, _tensor_shapes(model), paths))
     freeze(model, lambda name: name.rpartition(".")[0] not in saved)
     for path in paths:
@@ -196,7 +203,7 @@ def _linears(model: nnx.Module) -> dict[str, nnx.Linear]:
 def _tensor_shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
     """Of all that a plain model has, by torch's names and in its layout."""
     shapes = WeightRules().torch_shapes(read_shapes(model))
-    return {k: v for k, v in shapes.items() if not k.endswith((".lora_a", ".lora_b"))}
+    return {k: v for k, v in shapes.items() if not is_adapter(k)}
 
 
 def _config(layers: Mapping[str, LoRALinear]) -> LoRAConfig:

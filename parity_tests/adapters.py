@@ -111,7 +111,3 @@ def distance(name, found, expected):
 
 def leaves_of(library, model):
     return state.read_leaves(model) if library is jaxmodels else read_tensors(model)
-
-
-def is_adapter(leaf):
-    return leaf.endswith((".lora_a", ".lora_b"))

@@ -6,6 +6,7 @@ from jaxmodels.shared.baselines import (
     BaselineConfig,
     History,
 )
+from jaxmodels.shared.data.price_sources import Prices
 from jaxmodels.shared.data.price_tables import PriceTable
 
 CONFIG = BaselineConfig(season=4, max_history=200, linear_window=12, linear_kernel=5)
@@ -17,6 +18,11 @@ NAIVE = ("random walk", "drift", "seasonal naive")
 def history_of(prices: np.ndarray) -> History:
     dates = np.busday_offset(np.datetime64("2015-01-05"), np.arange(len(prices)))
     return History(PriceTable(dates, {"close": np.asarray(prices, np.float64)}))
+
+
+def prices_of(**closes: np.ndarray) -> Prices:
+    frames = {name: history_of(close).table for name, close in closes.items()}
+    return Prices("made", tuple(frames), frames, ())
 
 
 def walk(

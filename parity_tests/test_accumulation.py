@@ -28,10 +28,10 @@ from parity_tests.tiny_runs import (
     ENGINES,
     STEPS,
     TASK,
-    Stop,
+    assert_resumes_exactly,
     assert_same_weights,
+    assert_torchs_engines_agree,
     compile_once,
-    history,
     train_tiny,
     with_settings,
 )
@@ -165,10 +165,7 @@ BOTH = with_settings(training={"micro_batches": 3, "ema_decay": 0.8})
 
 
 def test_torchs_engines_are_one_bit_for_bit(tmp_path: Path) -> None:
-    plain, *others = (train_tiny(n, tmp_path / n, BOTH)[0].weights() for n in ENGINES[1:])
-    for name, other in zip(ENGINES[2:], others, strict=True):
-        assert_same_weights(plain, other)
-        assert history(tmp_path / "torch") == history(tmp_path / name)
+    plain = assert_torchs_engines_agree(tmp_path, BOTH)
     one_batch, _ = train_tiny("torch", tmp_path / "one", with_settings())
     with pytest.raises(AssertionError):  # the control
         assert_same_weights(plain, one_batch.weights())
@@ -176,12 +173,7 @@ def test_torchs_engines_are_one_bit_for_bit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_resumed_run_equals_the_uninterrupted_one(engine: str, tmp_path: Path) -> None:
-    whole, _ = train_tiny(engine, tmp_path / "whole", BOTH)
-    with pytest.raises(Stop):
-        train_tiny(engine, tmp_path / "parts", BOTH, stop_at=STEPS + 1)
-    resumed, _ = train_tiny(engine, tmp_path / "parts", BOTH, resume=True)
-    assert_same_weights(whole.weights(), resumed.weights())
-    assert history(tmp_path / "parts") == history(tmp_path / "whole")
+    assert_resumes_exactly(engine, tmp_path, BOTH, stop_at=STEPS + 1)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from jaxmodels.shared.baselines import (
 from jaxmodels.shared.data.price_sources import Prices, read_prices
 from jaxmodels.shared.data.price_tables import PriceTable
 from jaxmodels.shared.data.series import SeriesData, SeriesDataConfig, make_windows
-from parity_tests.price_series import CONFIG, NAIVE, history_of, walk
+from parity_tests.price_series import CONFIG, NAIVE, history_of, prices_of, walk
 
 # Imported here, before pytest sets its filters of warnings: the import sets some of its own.
 pytest.importorskip("statsmodels.tsa.api")
@@ -27,11 +27,6 @@ pytest.importorskip("statsmodels.tsa.api")
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Non-(stationary|invertible) starting", "ignore:Maximum Likelihood optimization failed"
 )
-
-
-def prices_of(**closes: np.ndarray) -> Prices:
-    frames = {name: history_of(close).table for name, close in closes.items()}
-    return Prices("made", tuple(frames), frames, ())
 
 
 def test_backtest_shows_each_method_the_past_alone():

@@ -17,22 +17,13 @@ from parity_tests.tiny_runs import (  # noqa: E402
     Stop,
     call,
     compile_once,
+    refused,
     train_tiny,
 )
 
 __all__ = ["compile_once"]  # a fixture
 
 SMALL = ("--model.channels", 4, 6, "--model.hidden-dims", 16, 12)
-
-
-def refused(script: str, *arguments: object) -> str:
-    """The complaint of a script that must exit with code 2, print no traceback and do no more."""
-    code, _, errors = call(script, *arguments)
-    assert code == 2, errors
-    assert errors.startswith("error: ")
-    assert errors.endswith("\n")
-    assert "Traceback" not in errors
-    return errors
 
 
 # What is wrong, and words that the line about it must contain.

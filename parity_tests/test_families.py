@@ -23,7 +23,6 @@ from jaxmodels.shared.loop import evaluate, validate  # noqa: E402
 from jaxmodels.shared.metrics import log_softmax  # noqa: E402
 from jaxmodels.shared.tasks import TASKS, Task  # noqa: E402
 from jaxmodels.shared.tokenizers import CharacterTokenizer  # noqa: E402
-from parity_tests.test_bad_input import refused  # noqa: E402
 from parity_tests.tiny_runs import (  # noqa: E402
     EPOCHS,
     STEPS,
@@ -32,6 +31,7 @@ from parity_tests.tiny_runs import (  # noqa: E402
     call,
     compile_once,
     history,
+    refused,
     train_tiny,
     with_settings,
 )

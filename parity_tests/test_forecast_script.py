@@ -24,9 +24,8 @@ from jaxmodels.shared.run import Run
 from jaxmodels.shared.tasks import OptimizerConfig, Task, TrainingConfig
 from jaxmodels.shared.training import prepare
 from parity_tests.price_series import walk
-from parity_tests.test_bad_input import refused
 from parity_tests.tiny_runs import TASK as IMAGES
-from parity_tests.tiny_runs import call
+from parity_tests.tiny_runs import call, refused
 
 WINDOW, HORIZONS, QUANTILES = 6, (1, 3, 7), (0.05, 0.5, 0.9)
 TASK = Task(

@@ -10,11 +10,12 @@ import pytest
 pytest.importorskip("jax")
 pytest.importorskip("torch")
 
+from jaxmodels.shared.families import text as text_family
+from jaxmodels.shared.families.family import Evaluation
 from jaxmodels.shared.generation import SAMPLE_LENGTH, write_samples
 from jaxmodels.shared.hub.folder import save_checkpoint
 from jaxmodels.shared.tokenizers import CharacterTokenizer, load_tokenizer
-from parity_tests.test_bad_input import refused
-from parity_tests.tiny_runs import call, compile_once, train_tiny, with_settings
+from parity_tests.tiny_runs import call, compile_once, refused, train_tiny, with_settings
 from parity_tests.tiny_texts import (
     REVIEW_FLAGS,
     TEXT,
@@ -223,6 +224,17 @@ def test_samples_of_a_short_text_are_short(count: int, tmp_path: Path) -> None:
         assert (len(prompt), len(sample)) == (prompt_length, length + len("\n\n"))
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert length < SAMPLE_LENGTH
+
+
+def test_a_loss_beyond_any_perplexity_is_written_all_the_same(tmp_path: Path) -> None:
+    count = len(TEXT.validation.tokens) - 1
+    for loss, expected in ((1000.0, None), (1.0, pytest.approx(np.e))):
+        evaluation = Evaluation(loss, 0.0, count, None)
+        found = text_family.write_outputs(
+            tmp_path, TEXT_TASK, TEXT, "validation", evaluation, [], uniform
+        )
+        assert found["perplexity"] == expected
+        assert found["loss_per_character"] == pytest.approx(loss)
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -1,40 +1,14 @@
 """Each library works without the other's framework, and importing either starts nothing."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from parity_tests.tiny_runs import clean_environment
+from parity_tests.fresh_processes import BLOCK, run
 
-# Refuses to import some packages, as if they were not installed.
-BLOCK = """
-import sys
-
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {blocked}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-
-sys.meta_path.insert(0, Refuse())
-"""
 WITHOUT_TORCH = BLOCK.format(blocked=("torch", "lightning", "pytorch_lightning", "torchmetrics"))
 WITHOUT_JAX = BLOCK.format(blocked=("jax", "jaxlib", "flax", "optax", "orbax"))
 TORCH, JAX = ("torch", "lightning"), ("jax", "jaxlib", "flax", "optax", "orbax")
-
-
-def run(code: str, *arguments: object) -> str:
-    """What a fresh process prints; it must succeed."""
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 TRAIN = """

@@ -18,7 +18,7 @@ import torchref.lora
 import torchref.optim
 from jaxmodels import state
 from jaxmodels.objective import Objective
-from jaxmodels.shared.lora import LoRAConfig
+from jaxmodels.shared.lora import LoRAConfig, is_adapter
 from jaxmodels.shared.tasks import OptimizerConfig
 from parity_tests.adapters import (
     BOUNDS,
@@ -29,7 +29,6 @@ from parity_tests.adapters import (
     TARGETS,
     adapted,
     distance,
-    is_adapter,
     leaves_of,
     logits,
     randomize,

@@ -21,11 +21,11 @@ from jaxmodels.shared.hub.folder import open_checkpoint, read_config
 from jaxmodels.shared.lora import LoRAConfig
 from jaxmodels.shared.tasks import OptimizerConfig
 from parity_tests.hub_pairs import load_hub_model
-from parity_tests.test_subwords import FLAGS, checkpoint, train
+from parity_tests.tiny_bert import FLAGS, checkpoint, train
 from parity_tests.tiny_runs import (
     ENGINES,
     TASK,
-    Stop,
+    assert_resumes_exactly,
     assert_same_weights,
     call,
     compile_once,
@@ -136,15 +136,10 @@ TINY = with_settings(
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_resumed_adapters_are_the_uninterrupted_ones(engine: str, tmp_path: Path) -> None:
-    whole, _ = train_tiny(engine, tmp_path / "whole", TINY)
-    with pytest.raises(Stop):
-        train_tiny(engine, tmp_path / "cut", TINY, stop_at=7)
-    resumed, _ = train_tiny(engine, tmp_path / "cut", TINY, resume=True)
-    assert_same_weights(whole.weights(), resumed.weights())
-    assert history(tmp_path / "whole") == history(tmp_path / "cut")
+    weights = assert_resumes_exactly(engine, tmp_path, TINY, stop_at=7).weights()
     fresh = TorchEngine(TINY, tmp_path).weights()
     if engine != "flax":  # which draws other fresh weights
-        moved = {k for k, v in whole.weights().items() if not np.array_equal(v, fresh[k])}
+        moved = {k for k, v in weights.items() if not np.array_equal(v, fresh[k])}
         assert moved == {
             *("linear1.lora_a", "linear1.lora_b", "linear2.weight", "block2.norm.weight"),
             *(f"block2.norm.{leaf}" for leaf in ("bias", "running_mean", "running_var")),

@@ -23,10 +23,8 @@ from jaxmodels.shared.data.series import SeriesDataConfig, make_windows
 from jaxmodels.shared.families import series
 from jaxmodels.shared.forecast_table import write_table
 from jaxmodels.shared.loop import evaluate
-from parity_tests.price_series import walk
-from parity_tests.test_backtest import prices_of
-from parity_tests.test_bad_input import refused
-from parity_tests.tiny_runs import call
+from parity_tests.price_series import prices_of, walk
+from parity_tests.tiny_runs import call, refused
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Non-(stationary|invertible) starting", "ignore:Maximum Likelihood optimization failed"

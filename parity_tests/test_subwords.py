@@ -15,91 +15,27 @@ import torch
 
 import torchref
 from jaxmodels.shared.command_line import load_engine
-from jaxmodels.shared.configs import BERTConfig, GPT2Config
+from jaxmodels.shared.configs import GPT2Config
 from jaxmodels.shared.data.batches import shuffled_batches
 from jaxmodels.shared.data.subwords import SubwordDataConfig, encode_subwords, inputs, load_subwords
 from jaxmodels.shared.families.registry import family_of
+from jaxmodels.shared.hub import folder as hub_folder
 from jaxmodels.shared.loop import evaluate
 from jaxmodels.shared.subwords import SubwordTokenizer, open_tokenizer, train_subwords
 from jaxmodels.shared.tasks import TASKS
-from parity_tests.test_bad_input import refused
-from parity_tests.tiny_runs import assert_same_weights, call, compile_once, history, with_settings
+from parity_tests.tiny_bert import FLAGS, ID, VOCABULARY, byte_pairs, checkpoint, train, word_pieces
+from parity_tests.tiny_runs import (
+    assert_same_weights,
+    call,
+    compile_once,
+    history,
+    interrupted_in,
+    refused,
+    with_settings,
+)
 from parity_tests.tiny_texts import review_file
 
 __all__ = ["compile_once"]  # a fixture
-
-WORDS = (
-    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film", "plot", "cast", "score", "end"),
-    *("night", "king", "sea", "dull", "weak", "bad", "grim", "fine", "bright", "good", "warm"),
-    *("not", "bad", "##ly", "<", "br", "/", ">", "!"),
-)
-VOCABULARY = tuple(dict.fromkeys(WORDS))
-ID = {word: row for row, word in enumerate(VOCABULARY)}
-# Room for words to differ in length: the reviews have 1 to 8.
-FLAGS = (
-    *("imdb-bert", "--data.split", "7:1:2", "--data.max-length", 9, "--batch-size", 12),
-    *("--training.evaluation-batch-size", 10, "--optimizer.learning-rate", 0.003, "--epochs", 2),
-)
-MODEL = BERTConfig(
-    head="sequence-classification",
-    vocabulary_size=310,
-    context_length=13,
-    hidden_dim=12,
-    num_layers=2,
-    num_heads=3,
-    mlp_dim=14,
-    dropout_rate=0.0,
-    attention_dropout_rate=0.0,
-    classifier_dropout_rate=0.0,
-)
-
-
-def word_pieces(folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
-    return folder
-
-
-def byte_pairs(folder: Path) -> Path:
-    """RoBERTa's: padding is 1, and <s> and </s> go around a text."""
-    library = tokenizers.Tokenizer(tokenizers.models.BPE())
-    library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=300,
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
-        show_progress=False,
-    )
-    library.train_from_iterator([" ".join(VOCABULARY[5:])] * 3, trainer)
-    library.post_processor = tokenizers.processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-    library.enable_truncation(5)  # a limit of the file's own is none of ours
-    folder.mkdir(exist_ok=True)
-    library.save(str(folder / "tokenizer.json"))
-    return folder
-
-
-def checkpoint(folder: Path, *, family: str = "bert", seed: int = 7, **changes: Any) -> Path:
-    """A tiny pretrained model's folder: weights, config and tokenizer."""
-    own = {
-        "bert": {},
-        "roberta": {"padding_id": 1, "context_length": 15},
-        "distilbert": {"type_vocabulary_size": 0},
-    }[family]
-    config = dataclasses.replace(MODEL, family=family, **(own | changes))  # type: ignore[arg-type]
-    model = torchref.create(config, seed=seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter *= 8  # fresh, every model's loss is log 2
-    torchref.save_pretrained(model, config, folder)
-    return (byte_pairs if family == "roberta" else word_pieces)(folder)
-
-
-def train(source: Path, out: Path, *flags: object) -> str:
-    code, output, errors = call("train", *FLAGS, "--source", source, "--out", out, *flags)
-    assert code == 0, errors
-    return output
-
 
 # ---- Tokens
 
@@ -247,9 +183,9 @@ def test_run_needs_nothing_but_its_folder(tmp_path: Path) -> None:
     output = train(source, whole, *flags)
     assert "has no classifier.weight, classifier.bias: drawn from seed 0" in output
     assert json.loads((whole / "run.json").read_text())["task"]["data"]["pretrained"] == str(start)
-    train(source, stopped, *flags)
-    (stopped / "model.safetensors").unlink()
-    rewind(stopped, source, flags)
+    with interrupted_in(epoch=2):
+        code, _, _ = call("train", *FLAGS, "--source", source, "--out", stopped, *flags)
+    assert (code, len(history(stopped))) == (130, 1)
     shutil.rmtree(start)
     assert "drawn" not in train(source, stopped, *flags, "--resume")
     assert_same_weights(load_engine(whole)[1].weights(), load_engine(stopped)[1].weights())
@@ -261,38 +197,40 @@ def test_run_needs_nothing_but_its_folder(tmp_path: Path) -> None:
     code, output, errors = call("predict", stopped, "A good, warm film", "dull " * 30)
     assert code == 0, errors
     assert output.count("positive") == output.count("negative") == 2
+
+
+@pytest.mark.parametrize("engine", ["flax", "torch"])
+def test_attention_is_shown_by_the_one_model_that_predicts(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = review_file(tmp_path / "reviews.csv")
+    start, run = checkpoint(tmp_path / "start"), tmp_path / "run"
+    train(source, run, "--engine", "torch", "--pretrained", start, "--epochs", 1)
+    opened, open_tensors = [], hub_folder.open_tensors
+
+    def spy(path: Path) -> Any:
+        opened.append(path)
+        return open_tensors(path)
+
+    monkeypatch.setattr(hub_folder, "open_tensors", spy)
     page = tmp_path / "attention.html"
-    code, _, errors = call("predict", stopped, "A <i>good</i> king & sea", "--attention", page)
+    texts = ("A <i>good</i> king & sea", "dull")
+    code, _, errors = call("predict", run, *texts, "--engine", engine, "--attention", page)
     assert code == 0, errors
+    assert opened == [run]
     shown = re.findall(r"title='([\d.]+)'>([^<]+)<", page.read_text())
     tokens = ["[CLS]", "a", "good", "king", "[UNK]", "sea", "[SEP]"]
-    rows = [shown[start : start + 7] for start in range(0, len(shown), 7)]
-    assert len(rows) == 1 + 2 * (1 + 3)  # all heads; of each layer the mean and each head
+    count = 1 + 2 * (1 + 3)  # all heads; of each layer the mean and each head
+    rows = [shown[start : start + 7] for start in range(0, 7 * count, 7)]
     assert all([token for _, token in row] == tokens for row in rows)
-    assert all(abs(sum(float(weight) for weight, _ in row) - 1) < 1e-3 for row in rows)
-    assert len({tuple(row) for row in rows}) == len(rows)
-
-
-def rewind(run: Path, source: Path, flags: tuple) -> None:
-    """The run as it was after its first epoch: stopped there and begun anew."""
-    from jaxmodels.shared import loop
-
-    original, calls = loop.train_epoch, []
-
-    def stop(*arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return original(*arguments)
-
-    shutil.rmtree(run)
-    loop.train_epoch = stop  # type: ignore[assignment]
-    try:
-        code, _, _ = call("train", *FLAGS, "--source", source, "--out", run, *flags)
-    finally:
-        loop.train_epoch = original
-    assert code == 130
-    assert len(history(run)) == 1
+    assert [token for _, token in shown[7 * count :]] == ["[CLS]", "dull", "[SEP]"] * count
+    found = np.array([[float(weight) for weight, _ in row] for row in rows])
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-3)
+    assert len(np.unique(found, axis=0)) == count
+    ids = torch.tensor([[ID[token] for token in tokens]])
+    output: Any = torchref.from_pretrained(run)(ids, output_attentions=True)
+    first = output.attentions[0][0, :, 0].detach().numpy()
+    np.testing.assert_allclose(found[2:5], first, atol=1e-3)
 
 
 def test_lightning_fine_tunes_as_torch_does(tmp_path: Path) -> None:

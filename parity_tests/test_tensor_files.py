@@ -15,7 +15,7 @@ import torch
 
 from jaxmodels.shared.hub.stored_tensors import DTYPES
 from jaxmodels.shared.hub.tensor_files import SOURCES, open_tensors, read_all
-from parity_tests.test_imports import BLOCK, run
+from parity_tests.fresh_processes import BLOCK, run
 
 # One tensor of each dtype and of each rule by which Flax's names and axes differ from torch's.
 TENSORS = {

@@ -32,8 +32,9 @@ from parity_tests.tiny_runs import (  # noqa: E402
     SGD,
     STEPS,
     TASK,
-    Stop,
+    assert_resumes_exactly,
     assert_same_weights,
+    assert_torchs_engines_agree,
     call,
     compile_once,
     history,
@@ -127,11 +128,7 @@ def test_saved_model_loads_in_the_other_framework(library: Any, tmp_path: Path) 
 
 
 def test_torchs_engines_are_one_bit_for_bit(tmp_path: Path) -> None:
-    task = with_settings(training={"epochs": 2})
-    plain, *others = (train_tiny(n, tmp_path / n, task)[0].weights() for n in ENGINES[1:])
-    for name, other in zip(ENGINES[2:], others, strict=True):
-        assert_same_weights(plain, other)
-        assert history(tmp_path / "torch") == history(tmp_path / name)
+    assert_torchs_engines_agree(tmp_path, with_settings(training={"epochs": 2}))
 
 
 # engine, optimizer, checkpoint every N steps, where it stops
@@ -150,12 +147,7 @@ def test_resumed_run_equals_the_uninterrupted_one(
     task = with_settings(training={"checkpoint_every_steps": every})
     if optimizer == "sgd":
         task = dataclasses.replace(task, optimizer=SGD)
-    whole, _ = train_tiny(engine, tmp_path / "whole", task)
-    with pytest.raises(Stop):
-        train_tiny(engine, tmp_path / "parts", task, stop_at=stop_at)
-    resumed, _ = train_tiny(engine, tmp_path / "parts", task, resume=True)
-    assert_same_weights(whole.weights(), resumed.weights())
-    assert history(tmp_path / "parts") == history(tmp_path / "whole")
+    assert_resumes_exactly(engine, tmp_path, task, stop_at=stop_at)
     assert [row["epoch"] for row in history(tmp_path / "parts")] == list(range(1, EPOCHS + 1))
     losses = scalars(tmp_path / "parts")["train/loss"]
     assert [step for step, _ in losses] == list(range(1, EPOCHS + 1))

@@ -19,8 +19,7 @@ from jaxmodels.shared import loop, tuning
 from jaxmodels.shared.run import NonFiniteLossError, Run
 from jaxmodels.shared.tasks import TASKS, Task
 from parity_tests.price_series import walk
-from parity_tests.test_bad_input import refused
-from parity_tests.tiny_runs import call, with_settings
+from parity_tests.tiny_runs import call, refused, with_settings
 
 TINY = (
     *("--engine", "torch", "--epochs", 2, "--training.batch-size", 64),

@@ -11,14 +11,21 @@ import pytest
 import torch
 
 import torchref
-from jaxmodels.shared import loop
+from jaxmodels.shared import run as runs
+from jaxmodels.shared.before import measure_start
 from jaxmodels.shared.command_line import load_engine
 from jaxmodels.shared.configs import BERTConfig
 from jaxmodels.shared.families import wikitext
 from jaxmodels.shared.text_metrics import count_words
 from jaxmodels.shared.tokenizers import load_tokenizer
-from parity_tests.test_bad_input import refused
-from parity_tests.tiny_runs import assert_same_weights, call, compile_once, history
+from parity_tests.tiny_runs import (
+    assert_same_weights,
+    call,
+    compile_once,
+    history,
+    interrupted_in,
+    refused,
+)
 from parity_tests.tiny_texts import write_prose
 from parity_tests.wiki_texts import MODEL, gpt2_tokenizer, layout
 
@@ -122,6 +129,30 @@ def test_engines_fine_tune_alike(data: Path, start: Path, tuned: Path, tmp_path:
     assert fresh["token_perplexity"] != pytest.approx(right["token_perplexity"], rel=1e-3)
 
 
+def test_table_of_runs_has_their_perplexities_and_no_counts(tuned: Path) -> None:
+    code, table, errors = call("compare_runs", tuned / "flax", tuned / "torch")
+    assert (code, errors) == (0, "")
+    header = table.partition("\n")[0].strip("| ").split(" | ")
+    assert {"test loss", "token perplexity", "word perplexity"} <= set(header)
+    assert not {"tokens", "words", "bytes", "window", "stride", "test examples"} & set(header)
+
+
+def test_one_process_alone_writes_what_was_before(
+    data: Path, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = runs.load(tuned / "torch")
+    loaded = wikitext.load(str(data), run.task)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert measure_start(run, loaded, tmp_path) == []
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setenv("RANK", "0")
+    assert measure_start(run, loaded, tmp_path)
+    assert metrics(tmp_path / "before")["word_perplexity"] == pytest.approx(
+        metrics(tuned / "torch")["before"]["word_perplexity"]
+    )
+
+
 def test_samples_are_side_by_side(tuned: Path) -> None:
     page = (tuned / "torch" / "samples.md").read_text()
     assert "| before fine-tuning | after fine-tuning | the text itself |" in page
@@ -147,21 +178,10 @@ def test_resumed_run_needs_no_checkpoint_and_keeps_what_was_before(
 ) -> None:
     copy, out = shutil.copytree(start, tmp_path / "copy"), tmp_path / "out"
     flags = ("--engine", "torch", "--pretrained", copy, *VALIDATION)
-    original, epochs = loop.train_epoch, []
-
-    def stop(*arguments: Any) -> Any:
-        epochs.append(1)
-        if len(epochs) == 2:
-            raise KeyboardInterrupt
-        return original(*arguments)
-
-    loop.train_epoch = stop  # type: ignore[assignment]
-    try:
+    with interrupted_in(epoch=2):
         code, _, _ = call(
             "train", "wikitext-gpt2", *SETTINGS, "--source", data, "--out", out, *flags
         )
-    finally:
-        loop.train_epoch = original
     assert (code, len(history(out))) == (130, 1)
     shutil.rmtree(copy)
     assert "before training" not in train(data, out, *flags, "--resume")
@@ -189,6 +209,8 @@ def test_what_does_not_fit_is_refused_before_the_folder_is_claimed(
         "--pretrained", start, *long
     )
     assert "or --model.context-length 12" in message(*SIZES, *long)
+    other = ("shakespeare-transformer", "--data.sequence-length", 300, "--out", tmp_path / "out")
+    assert "or --model.context-length 300" in refused("train", *other)
     assert "--data.training-split validation" in message(*SIZES)
     assert "--data.evaluation-stride 10 leaves tokens out" in message(
         "--data.evaluation-stride", 10
@@ -239,6 +261,9 @@ def test_runs_and_hub_folders_write_text(tuned: Path, tmp_path: Path) -> None:
     found = written(hub, "--prompt", "the king", "--beams", 2, "--engine", "torch")
     assert found.startswith("the king")
     assert found != other
+    warm = ("--beams", 2, "--temperature", 2, "--engine", "torch")
+    assert "--temperature with --beams is for runs" in refused("generate", hub, *warm)
+    assert written(tuned / "torch", "--prompt", "the king", *warm).startswith("the king")
     prompts = ("--prompt", "the king", "--prompt", "a")
     side_by_side = written(hub, *prompts, "--temperature", 0, "--engine", "torch")
     alone = written(hub, "--prompt", "the king", "--temperature", 0, "--engine", "torch")

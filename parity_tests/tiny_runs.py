@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import io
+import itertools
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jaxmodels.shared import loop
 from jaxmodels.shared import run as runs
 from jaxmodels.shared.command_line import make_engine, run_script
 from jaxmodels.shared.configs import SimpleCNNConfig
@@ -160,6 +162,46 @@ def assert_same_weights(left: dict[str, np.ndarray], right: dict[str, np.ndarray
         np.testing.assert_array_equal(left[name], right[name], err_msg=name)
 
 
+def assert_resumes_exactly(
+    engine_name: str, folder: Path, task: Task = TASK, *, stop_at: int
+) -> Any:
+    """A run that is stopped before a step and resumed is the uninterrupted one; its engine.
+
+    It is in folder/parts, the other in folder/whole.
+    """
+    whole, _ = train_tiny(engine_name, folder / "whole", task)
+    with pytest.raises(Stop):
+        train_tiny(engine_name, folder / "parts", task, stop_at=stop_at)
+    resumed, _ = train_tiny(engine_name, folder / "parts", task, resume=True)
+    assert_same_weights(whole.weights(), resumed.weights())
+    assert history(folder / "parts") == history(folder / "whole")
+    return resumed
+
+
+def assert_torchs_engines_agree(folder: Path, task: Task) -> dict[str, np.ndarray]:
+    """Plain torch, Lightning and Accelerate train the same bits; those weights."""
+    plain, *others = (train_tiny(n, folder / n, task)[0].weights() for n in ENGINES[1:])
+    for name, other in zip(ENGINES[2:], others, strict=True):
+        assert_same_weights(plain, other)
+        assert history(folder / "torch") == history(folder / name)
+    return plain
+
+
+@contextlib.contextmanager
+def interrupted_in(*, epoch: int) -> Iterator[None]:
+    """Within, Ctrl-C is pressed at the start of this epoch, the first of which is 1."""
+    train_epoch, epochs = loop.train_epoch, itertools.count(1)
+
+    def interrupted(*arguments: Any) -> Any:
+        if next(epochs) == epoch:
+            raise KeyboardInterrupt
+        return train_epoch(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train_epoch", interrupted)
+        yield
+
+
 def load_script(name: str) -> Any:
     """scripts/NAME.py as a module."""
     spec = importlib.util.spec_from_file_location(f"script_{name}", SCRIPTS / f"{name}.py")
@@ -186,6 +228,16 @@ def call(name: str, *arguments: object) -> tuple[int, str, str]:
     finally:
         sys.argv = before
     return code, out.getvalue(), err.getvalue()
+
+
+def refused(script: str, *arguments: object) -> str:
+    """The complaint of a script that must exit with code 2, print no traceback and do no more."""
+    code, _, errors = call(script, *arguments)
+    assert code == 2, errors
+    assert errors.startswith("error: ")
+    assert errors.endswith("\n")
+    assert "Traceback" not in errors
+    return errors
 
 
 def clean_environment() -> dict[str, str]:

@@ -9,7 +9,9 @@ text. One line for each input and class, the likeliest first: input, class, prob
 
 import argparse
 import os.path
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -67,37 +69,38 @@ def main() -> None:
             f"{class_names[row.argmax()]} {row.max():.4f}: {_label(text)}"
             for text, row in zip(arguments.inputs, probabilities, strict=True)
         ]
-        name = arguments.engine or ("flax" if run.engine == "flax" else "torch")
-        texts = attended(arguments.folder, name, batch, titles)
+        tokenizer, _ = read_tokenizer(arguments.folder)
+        texts = [
+            AttendedText(title, tokenizer.tokens(ids.tolist()), weights)
+            for title, (ids, weights) in zip(titles, attended(engine, batch), strict=True)
+        ]
         write_attention_page(arguments.attention, str(arguments.folder), texts)
         print(f"written: {arguments.attention}")
 
 
-def attended(folder: Path, engine: str, batch: Batch, titles: list[str]) -> list[AttendedText]:
-    """What the first token of each row attends to, in each layer and head."""
-    if engine == "flax":
-        from jaxmodels import from_pretrained
+def attended(engine: Any, batch: Batch) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Of each row the token ids (T,) without padding, and what the first token attends to.
 
-        model, convert = from_pretrained(folder), np.asarray
-    else:
-        import torch
+    That is (layers, heads, T) float32.
+    """
+    model, convert = _model_of(engine)
+    for row, length in zip(batch["input_ids"], batch["attention_mask"].sum(axis=1), strict=True):
+        ids = row[:length]
+        layers = model(convert(ids[None]), output_attentions=True).attentions  # (1, H, T, T) each
+        yield ids, np.stack([np.asarray(layer[0, :, 0], np.float32) for layer in layers])
 
-        from torchref import from_pretrained
 
-        model, convert = from_pretrained(folder), torch.from_numpy
-    tokenizer, _ = read_tokenizer(folder)
-    texts = []
-    for row, title in enumerate(titles):
-        length = int(batch["attention_mask"][row].sum())
-        ids = batch["input_ids"][row, :length]
-        output = model(convert(ids[None]), output_attentions=True)  # type: ignore[operator]
-        # One row a layer, (1, H, T, T).
-        layers = [layer[0, :, 0] for layer in output.attentions]
-        weights = np.stack(
-            [np.asarray(x.detach() if hasattr(x, "detach") else x) for x in layers]
-        )  # (layers, H, T)
-        texts.append(AttendedText(title, tokenizer.tokens(ids.tolist()), weights))
-    return texts
+def _model_of(engine: Any) -> tuple[Callable[..., Any], Callable[[np.ndarray], Any]]:
+    """The engine's model in evaluation mode, and what makes an array one of its framework's."""
+    if hasattr(engine, "graphdef"):  # Flax's, which keeps the model in two parts
+        from jaxmodels import state
+        from jaxmodels.train import parameters
+
+        params, rest = parameters(engine.state), engine.state["stats"]
+        return state.merge(engine.graphdef, params, rest), np.asarray  # type: ignore[return-value]
+    import torch
+
+    return torch.no_grad()(engine.model.eval()), torch.from_numpy
 
 
 def read_inputs(task: Task, folder: Path, inputs: list[str]) -> tuple[Batch, tuple[str, ...]]:

@@ -17,7 +17,14 @@ from torch import nn
 
 from jaxmodels.shared.adapter_files import read_adapter, write_adapter
 from jaxmodels.shared.configs import ModelConfig
-from jaxmodels.shared.lora import LoRAConfig, find_saved, find_targets, fresh_adapters
+from jaxmodels.shared.lora import (
+    LoRAConfig,
+    find_saved,
+    find_targets,
+    fresh_adapters,
+    is_adapter,
+    modules_of,
+)
 from jaxmodels.shared.weights import without_ignored
 from torchref.frozen import freeze, unfreeze
 from torchref.weights import read_tensors
@@ -110,7 +117,7 @@ def save_adapter(
     tensors = {
         name: value
         for name, value in read_tensors(model).items()
-        if name.endswith((".lora_a", ".lora_b")) or name.rpartition(".")[0] in saved
+        if is_adapter(name) or name.rpartition(".")[0] in saved
     }
     write_adapter(Path(folder), config, lora, tensors, shapes, _linears(model), base=base)
 
@@ -133,7 +140,7 @@ def load_adapter(model: nn.Module, config: ModelConfig, folder: str | Path) -> n
 
 
 def _adapt(model: nn.Module, config: LoRAConfig, adapters: Mapping[str, torch.Tensor]) -> None:
-    paths = dict.fromkeys(name.rpartition(".")[0] for name in adapters)
+    paths = modules_of(adapters)
     saved = set(find_saved(config, _tensor_shapes(model), paths))
     freeze(model, lambda name: name.rpartition(".")[0] not in saved)
     for path in paths:
@@ -155,7 +162,7 @@ def _tensor_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     shapes = {
         name: tuple(value.shape) for name, value in without_ignored(model.state_dict()).items()
     }
-    return {k: v for k, v in shapes.items() if not k.endswith((".lora_a", ".lora_b"))}
+    return {k: v for k, v in shapes.items() if not is_adapter(k)}
 
 
 def _config(layers: Mapping[str, LoRALinear]) -> LoRAConfig:

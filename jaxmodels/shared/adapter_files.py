@@ -27,6 +27,8 @@ from jaxmodels.shared.lora import (
     adapter_shapes,
     find_saved,
     find_targets,
+    is_adapter,
+    modules_of,
 )
 from jaxmodels.shared.patterns import kinds
 from jaxmodels.shared.weights import check_match
@@ -72,7 +74,7 @@ def write_adapter(
         ValueError: peft cannot say what trains: see `_check_saved`.
     """
     folder = Path(folder)
-    adapted = {name.rpartition(".")[0] for name in tensors if _is_adapter(name)}
+    adapted = {name.rpartition(".")[0] for name in tensors if is_adapter(name)}
     names = {path: _hub_module(config, path) for path in linears}
     others = {name for path, name in names.items() if path not in adapted}
     saved = find_saved(lora, shapes, adapted)
@@ -168,7 +170,7 @@ def _read_saved(wanted: Any, config: ModelConfig, shapes: Shapes) -> list[str]:
     """The modules that peft saves in full. It may name some that no model of this kind has."""
     if not (wanted is None or _is_list_of_names(wanted)):
         raise ValueError(f"modules_to_save is {wanted!r}, expected names of modules")
-    saved = [path for path in _modules(shapes) if _saves(wanted or [], _hub_module(config, path))]
+    saved = [path for path in modules_of(shapes) if _saves(wanted or [], _hub_module(config, path))]
     _check_saved(config, saved, shapes)
     return saved
 
@@ -181,7 +183,7 @@ def _check_saved(config: ModelConfig, saved: list[str], shapes: Shapes) -> None:
             "output layer too; peft would train the two apart"
         )
     names = [_hub_module(config, path) for path in saved]
-    for path in _modules(shapes):
+    for path in modules_of(shapes):
         if path not in saved and _saves(names, _hub_module(config, path)):
             raise ValueError(
                 f"modules_to_save: with {', '.join(saved)} peft saves {path} as well, by the end "
@@ -218,16 +220,8 @@ def _shortest(name: str, others: set[str]) -> str:
     return next(end for end in ends if not any(_selects([end], other) for other in others))
 
 
-def _modules(shapes: Shapes) -> list[str]:
-    return list(dict.fromkeys(name.rpartition(".")[0] for name in shapes))
-
-
 def _hub_module(config: ModelConfig, path: str) -> str:
     return hub_name(config, f"{path}.weight").removesuffix(".weight")
-
-
-def _is_adapter(name: str) -> bool:
-    return name.endswith((".lora_a", ".lora_b"))
 
 
 def _peft_names(config: ModelConfig, names: Iterable[str]) -> dict[str, str]:
@@ -242,4 +236,4 @@ def _peft_names(config: ModelConfig, names: Iterable[str]) -> dict[str, str]:
 
 def _turned(config: ModelConfig, names: Iterable[str]) -> set[str]:
     """Those of our tensors whose two axes the Hub has the other way round."""
-    return {n for n in names if not _is_adapter(n) and is_transposed(config, hub_name(config, n))}
+    return {n for n in names if not is_adapter(n) and is_transposed(config, hub_name(config, n))}

@@ -14,14 +14,17 @@ from jaxmodels.shared.fine_tuning import checkpoint_of, starting_weights
 from jaxmodels.shared.loop import evaluate
 from jaxmodels.shared.lora import NO_ADAPTERS
 from jaxmodels.shared.outputs import final_split, write_results
+from jaxmodels.shared.processes import this_process
 from jaxmodels.shared.run import Run
 
 
 def measure_start(run: Run, data: Any, folder: Path) -> list[str]:
     """Evaluates the model that the run starts from; writes what `write_results` writes.
 
+    Of several processes all evaluate it, as they do in training, and the main one alone writes.
+
     Returns:
-        The result in words.
+        The result in words; of the main process alone.
 
     Raises:
         ValueError: the checkpoint's tensors are not the model's.
@@ -32,6 +35,8 @@ def measure_start(run: Run, data: Any, folder: Path) -> list[str]:
     )
     split = final_split(task, data)
     evaluation = evaluate(task, data, split, engine.predict)
+    if not this_process().is_main:
+        return []
     below.mkdir(exist_ok=True)
     lines = write_results(below, task, data, split, evaluation, [], engine.predict)
     return [f"{checkpoint_of(task)} before training:", *lines]

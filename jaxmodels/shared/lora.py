@@ -79,8 +79,8 @@ def find_saved(config: LoRAConfig, tensors: Iterable[str], targets: Iterable[str
     """
     if not config.modules_to_save:
         return []
-    modules = dict.fromkeys(name.rpartition(".")[0] for name in tensors)
-    found = find_paths("lora.modules_to_save", config.modules_to_save, modules, "module's")
+    patterns = config.modules_to_save
+    found = find_paths("lora.modules_to_save", patterns, modules_of(tensors), "module's")
     both = [path for path in found if path in set(targets)]
     if both:
         raise ValueError(
@@ -88,6 +88,16 @@ def find_saved(config: LoRAConfig, tensors: Iterable[str], targets: Iterable[str
             "trained in full"
         )
     return found
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a tensor of that name is an adapter's."""
+    return name.endswith((".lora_a", ".lora_b"))
+
+
+def modules_of(tensors: Iterable[str]) -> list[str]:
+    """The paths of the modules that have these tensors, in their order."""
+    return list(dict.fromkeys(name.rpartition(".")[0] for name in tensors))
 
 
 def adapter_shapes(rank: int, linears: Linears) -> dict[str, tuple[int, ...]]:

@@ -12,9 +12,7 @@ from typing import Any
 from jaxmodels.shared import run as runs
 from jaxmodels.shared.files import read_json
 
-# Of metrics.json, what is no measure of the model: what it cost, and what it was measured on.
-_COSTS = ("epochs", "training_seconds", "parameters", "trainable_parameters", "peak_memory_bytes")
-_NOT_ENDINGS = ("_examples", "_per_second", "_seconds", "_seen_in_training")
+_TIMES = ("_seconds", "_per_second")  # how such a number of metrics.json, no measure, ends
 
 
 def run_table(folders: Sequence[Path]) -> str:
@@ -58,10 +56,7 @@ def _read(folder: Path) -> tuple[dict[str, str], dict[str, float]]:
     measures |= {
         name: value
         for name, value in metrics.items()
-        if isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and name not in _COSTS
-        and not name.endswith(_NOT_ENDINGS)
+        if isinstance(value, float) and not name.endswith(_TIMES)  # whole numbers are counts
     }
     return cells, measures
 

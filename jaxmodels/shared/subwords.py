@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jaxmodels.shared.byte_pairs import import_tokenizers, train_byte_level
 from jaxmodels.shared.files import read_json
 
 Truncate = Literal["head", "tail", "head-tail"]
@@ -22,7 +23,6 @@ _SETTINGS_FILE = "tokenizer_config.json"
 _PADDING, _UNKNOWN, _FIRST, _LAST = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 _OWN_TOKENS = (_PADDING, _UNKNOWN, _FIRST, _LAST, "[MASK]")  # ids 0 to 4 of one trained here
 _ENDS = ((_FIRST, _LAST), ("<s>", "</s>"))  # what goes around a text: BERT's and RoBERTa's
-_MIN_PAIR_COUNT = 2
 MIN_LENGTH = len(_ENDS[0]) + 2  # room for a token of either end of a review
 
 
@@ -78,7 +78,7 @@ def open_tokenizer(folder: Path) -> SubwordTokenizer:
         ValueError: there is neither, it is malformed, or it knows no tokens for the ends of a text;
             the file is named.
     """
-    tokenizers = _import_tokenizers()
+    tokenizers = import_tokenizers()
     path = folder / TOKENIZER_FILE
     if not path.exists():
         path = folder / VOCABULARY_FILE
@@ -106,20 +106,15 @@ def train_subwords(texts: Sequence[str], vocabulary_size: int) -> SubwordTokeniz
     At most `vocabulary_size` tokens: the most frequent pairs are merged. The same texts give the
     same tokenizer.
     """
-    tokenizers = _import_tokenizers()
-    library = tokenizers.Tokenizer(tokenizers.models.BPE())
-    normalizers, byte_level = tokenizers.normalizers, tokenizers.pre_tokenizers.ByteLevel
-    library.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    library.pre_tokenizer = byte_level(add_prefix_space=True)
-    library.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=vocabulary_size,
-        min_frequency=_MIN_PAIR_COUNT,
-        initial_alphabet=byte_level.alphabet(),
-        special_tokens=list(_OWN_TOKENS),
-        show_progress=False,
+    tokenizers = import_tokenizers()
+    normalizers = tokenizers.normalizers
+    library = train_byte_level(
+        texts,
+        vocabulary_size,
+        special_tokens=_OWN_TOKENS,
+        add_prefix_space=True,
+        normalizer=normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()]),
     )
-    library.train_from_iterator(texts, trainer)
     ends = [(token, library.token_to_id(token)) for token in (_FIRST, _LAST)]
     library.post_processor = tokenizers.processors.BertProcessing(ends[1], ends[0])
     return _with_ends(library, "the tokenizer of the training split")
@@ -163,14 +158,3 @@ def _word_piece(tokenizers: Any, path: Path) -> Any:
     first, last = ((name, vocabulary[name]) for name in (_FIRST, _LAST))
     library.post_processor = tokenizers.processors.BertProcessing(last, first)
     return library
-
-
-def _import_tokenizers() -> Any:
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise ValueError(
-            "models of subwords need the tokenizers library; pip install 'jaxmodels[text]' "
-            "installs it"
-        ) from error
-    return tokenizers

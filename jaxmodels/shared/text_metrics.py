@@ -33,19 +33,23 @@ def count_words(text: str) -> int:
     return len(text.split()) + lines
 
 
+def perplexity(nats: float) -> float | None:
+    """Nats a token, or a word, as a perplexity; None for one that no float holds."""
+    return math.exp(nats) if nats < math.log(sys.float_info.max) else None
+
+
 def perplexities(
     mean_loss: float, *, num_tokens: int, num_words: int, num_bytes: int
 ) -> dict[str, float | None]:
     """Mean loss in nats a token -> token_perplexity, word_perplexity, bits_per_byte.
 
     The nats of all `num_tokens` targets are shared among the tokens, the words and the bytes that
-    they stand for; only the last two compare across tokenizers. None for a perplexity that no float
-    holds.
+    they stand for; only the last two compare across tokenizers. None is as in `perplexity`.
     """
     nats = mean_loss * num_tokens
     return {
-        "token_perplexity": _exponential(mean_loss),
-        "word_perplexity": _exponential(nats / num_words),
+        "token_perplexity": perplexity(mean_loss),
+        "word_perplexity": perplexity(nats / num_words),
         "bits_per_byte": nats / num_bytes / math.log(2),
     }
 
@@ -84,10 +88,6 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
             f"reference each, and at least one"
         )
     return _import_sacrebleu().corpus_bleu(list(hypotheses), [list(references)]).score
-
-
-def _exponential(nats: float) -> float | None:
-    return math.exp(nats) if nats < math.log(sys.float_info.max) else None
 
 
 def _ngrams(text: Sequence[Hashable], n: int) -> list[tuple[Hashable, ...]]:

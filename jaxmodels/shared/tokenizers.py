@@ -13,11 +13,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from jaxmodels.shared.byte_pairs import byte_level, import_tokenizers, train_byte_level
+
 CHARACTERS_FILE = "characters.json"
 BPE_FILE = "tokenizer.json"  # also what transformers reads
 GPT2_FILES = ("vocab.json", "merges.txt")  # of a byte-level BPE, as GPT-2 was published
 _NUM_BYTES = 256
-_MIN_PAIR_COUNT = 2  # a pair that occurs once would make a token of one place in the text
 
 
 class Tokenizer(Protocol):
@@ -127,21 +128,12 @@ class ByteBPETokenizer:
         Raises:
             ValueError: `vocabulary_size` is below the 256 bytes, or above what the text yields.
         """
-        tokenizers = _import_tokenizers()
         if vocabulary_size < _NUM_BYTES:
             raise ValueError(
                 f"data.vocabulary_size {vocabulary_size} must be at least {_NUM_BYTES}, one a byte"
             )
-        library = _byte_level(tokenizers, tokenizers.models.BPE())
-        trainer = tokenizers.trainers.BpeTrainer(
-            vocab_size=vocabulary_size,
-            min_frequency=_MIN_PAIR_COUNT,
-            initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-            special_tokens=[],
-            show_progress=False,
-        )
         _check_unicode(text)
-        library.train_from_iterator([text], trainer)
+        library = train_byte_level([text], vocabulary_size)
         if library.get_vocab_size() < vocabulary_size:
             raise ValueError(
                 f"data.vocabulary_size {vocabulary_size}: the {len(text)} characters of training "
@@ -199,7 +191,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             f"{BPE_FILE}, or {' and '.join(GPT2_FILES)}; copy the one that belongs to the weights"
         )
     file = folder / found[0]
-    tokenizers = None if found[0] == CHARACTERS_FILE else _import_tokenizers()
+    tokenizers = None if found[0] == CHARACTERS_FILE else import_tokenizers()
     try:
         if tokenizers is None:
             return CharacterTokenizer(json.loads(file.read_text(encoding="utf-8"))["characters"])
@@ -207,7 +199,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             library = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
         else:
             merges = tokenizers.models.BPE.from_file(*(str(folder / name) for name in GPT2_FILES))
-            library = _byte_level(tokenizers, merges)
+            library = byte_level(merges)
         return ByteBPETokenizer(library)
     except Exception as error:  # the library's own error is a bare Exception
         raise ValueError(
@@ -244,14 +236,6 @@ def until_stop(tokenizer: Tokenizer, ids: Iterable[int], stop: str | None) -> It
         yield piece
 
 
-def _byte_level(tokenizers: Any, model: Any) -> Any:
-    """The library's tokenizer of a BPE model that splits words as GPT-2 does."""
-    library = tokenizers.Tokenizer(model)
-    library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    library.decoder = tokenizers.decoders.ByteLevel()
-    return library
-
-
 def _code_points(text: str) -> np.ndarray:
     """-> (N,) uint32"""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.dtype("<u4"))
@@ -262,7 +246,7 @@ def _byte_alphabet() -> dict[str, int]:
 
     A printable byte is its own character; the others take the characters from U+0100, in order.
     """
-    alphabet = _import_tokenizers().pre_tokenizers.ByteLevel.alphabet()
+    alphabet = import_tokenizers().pre_tokenizers.ByteLevel.alphabet()
     own = [ord(symbol) for symbol in alphabet if ord(symbol) < _NUM_BYTES]
     others = sorted(symbol for symbol in alphabet if ord(symbol) >= _NUM_BYTES)
     without = [byte for byte in range(_NUM_BYTES) if byte not in own]
@@ -286,13 +270,3 @@ def _check_unicode(text: str) -> None:
             f"character {text[error.start]!r} at position {error.start} is half a surrogate pair, "
             f"not a character; leave it out"
         ) from error
-
-
-def _import_tokenizers() -> Any:
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise ValueError(
-            "byte-level BPE needs the tokenizers library; pip install 'jaxmodels[text]' installs it"
-        ) from error
-    return tokenizers

@@ -240,11 +240,7 @@ def evaluation_windows(
         ValueError: the sizes are not positive, or there is no target.
     """
     _check_at_least(1, batch_size=batch_size, sequence_length=sequence_length)
-    num_targets = len(tokens) - 1
-    if num_targets < 1:
-        raise ValueError(
-            f"a text of {len(tokens)} tokens has no target to evaluate; expected at least 2 tokens"
-        )
+    num_targets = count_targets(tokens)
     stream_length = -(-num_targets // batch_size)
     starts = np.arange(batch_size)[:, None] * stream_length  # (B, 1)
 
@@ -257,6 +253,15 @@ def evaluation_windows(
         return filled | {"mask": inside.astype(np.float32), "reset": reset}
 
     return map(batch, range(0, stream_length, sequence_length))
+
+
+def count_targets(tokens: np.ndarray) -> int:
+    """How many tokens an evaluation predicts: all but the first. Raises a ValueError for none."""
+    if len(tokens) < 2:
+        raise ValueError(
+            f"a text of {len(tokens)} tokens has no target to evaluate; expected at least 2 tokens"
+        )
+    return len(tokens) - 1
 
 
 def split_text(

@@ -17,6 +17,7 @@ from jaxmodels.shared.data.text import (
     TextData,
     TextDataConfig,
     check_fractions,
+    count_targets,
     encode_splits,
     split_text,
 )
@@ -142,11 +143,7 @@ def strided_windows(
     """
     if not 1 <= stride <= sequence_length:
         raise ValueError(f"stride {stride} must be in 1 .. {sequence_length}, the window")
-    num_targets = len(tokens) - 1
-    if num_targets < 1:
-        raise ValueError(
-            f"a text of {len(tokens)} tokens has no target to evaluate; expected at least 2 tokens"
-        )
+    num_targets = count_targets(tokens)
     count = 1 + max(0, -(-(num_targets - sequence_length) // stride))
     size = min(batch_size, count)
     within = np.arange(sequence_length)  # (T,)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from jaxmodels.shared.configs import CharRNNConfig, GPT2Config
 from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.data.text import (
     TextData,
-    TextDataConfig,
     carried_batches,
     carried_steps_per_epoch,
     evaluation_windows,
@@ -25,9 +24,10 @@ from jaxmodels.shared.data.wikitext import LanguageDataConfig
 from jaxmodels.shared.families import rows as row_family
 from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.families.sizes import check_vocabulary
+from jaxmodels.shared.fine_tuning import checkpoint_of
 from jaxmodels.shared.generation import write_samples
 from jaxmodels.shared.tasks import Task
-from jaxmodels.shared.text_metrics import bits_per_character
+from jaxmodels.shared.text_metrics import bits_per_character, perplexity
 from jaxmodels.shared.tokenizers import load_tokenizer
 
 UNIT = "tokens"
@@ -42,18 +42,31 @@ FINGERPRINT_FILE = "text.json"
 
 
 def load(source: str, task: Task, run: Path | None = None) -> TextData:
-    config = task.data
-    assert isinstance(config, TextDataConfig)
+    return load_with(load_text, source, task, run)
+
+
+def load_with(read: Callable[..., TextData], source: str, task: Task, run: Path | None) -> TextData:
+    """What `read` makes of the source, with the tokenizer of a run that is given.
+
+    Raises:
+        ValueError: as `read`; or the model's context or its vocabulary is too small.
+    """
+    config = _config(task)
+    _check_context(task, config)
+    tokenizer = None if run is None else load_tokenizer(run)
+    data = read(source, config, tokenizer=tokenizer)
+    check_vocabulary(task, data.source, data.tokenizer.vocabulary_size)
+    return data
+
+
+def _check_context(task: Task, config: LanguageDataConfig) -> None:
     length = config.sequence_length
     if isinstance(task.model, GPT2Config) and length > task.model.context_length:
         raise ValueError(
             f"data.sequence_length {length} is longer than the model's context; add "
-            f"--model.context-length {length}"
+            f"--data.sequence-length {task.model.context_length}"
+            + ("" if checkpoint_of(task) else f" or --model.context-length {length}")
         )
-    tokenizer = None if run is None else load_tokenizer(run)
-    data = load_text(source, config, tokenizer=tokenizer)
-    check_vocabulary(task, data.source, data.tokenizer.vocabulary_size)
-    return data
 
 
 def fitted_files(data: TextData) -> dict[str, str]:
@@ -130,7 +143,7 @@ def write_outputs(
     return {
         "bits_per_character": bits,
         "loss_per_character": bits * math.log(2),
-        "perplexity": math.exp(evaluation.loss),
+        "perplexity": perplexity(evaluation.loss),
         **samples,
     }
 

@@ -6,18 +6,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jaxmodels.shared.configs import GPT2Config
 from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.data.text import TextData, TextSplit
 from jaxmodels.shared.data.wikitext import WikiTextDataConfig, load_wikitext, strided_windows
 from jaxmodels.shared.families import text
 from jaxmodels.shared.families.family import BEFORE, Evaluation, Predict, SplitName
-from jaxmodels.shared.families.sizes import check_vocabulary
 from jaxmodels.shared.files import read_json, replaced, write_json
 from jaxmodels.shared.generation import SAMPLING, Passage, continue_passages, sample_statistics
 from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.text_metrics import perplexities
-from jaxmodels.shared.tokenizers import load_tokenizer
 
 UNIT = text.UNIT
 INPUTS = text.INPUTS
@@ -32,18 +29,7 @@ _FIGURES = ("token_perplexity", "word_perplexity", "bits_per_byte")
 
 
 def load(source: str, task: Task, run: Path | None = None) -> TextData:
-    config, model = _config(task), task.model
-    assert isinstance(model, GPT2Config)
-    if config.sequence_length > model.context_length:
-        raise ValueError(
-            f"data.sequence_length {config.sequence_length} is longer than the model's context; "
-            f"add --data.sequence-length {model.context_length}"
-            + ("" if config.pretrained else f" or --model.context-length {config.sequence_length}")
-        )
-    tokenizer = None if run is None else load_tokenizer(run)
-    data = load_wikitext(source, config, tokenizer=tokenizer)
-    check_vocabulary(task, data.source, data.tokenizer.vocabulary_size)
-    return data
+    return text.load_with(load_wikitext, source, task, run)
 
 
 fitted_files = text.fitted_files
