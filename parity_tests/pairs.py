@@ -24,6 +24,7 @@ import jaxmodels.train
 import torchref.losses
 import torchref.optim
 from jaxmodels import state
+from jaxmodels.inspection import named_modules
 from jaxmodels.shared.model_output import logits_of
 from jaxmodels.shared.schedules import ScheduleConfig, learning_rate
 from jaxmodels.shared.tasks import OptimizerConfig
@@ -134,7 +135,7 @@ def observe_forward(pair: Pair, draws: list[Arrays], dtype: Dtype) -> list[Obser
     Dropout draws the same masks on both sides. A module that has no counterpart under the pair's
     rules (torch's `nn.Tanh`, where Flax calls a function) is passed over; the logits never are.
     """
-    modules = [name for name, _ in surgery.flax_modules(pair.flax)]
+    modules = [name for name, _ in named_modules(pair.flax)]
     flax_names = {pair.rules.module_name(name): name for name in modules}
     names: list[str] = []  # jit sorts a dict's keys; the order of execution matters here
 

@@ -16,6 +16,7 @@ import torch
 from flax import nnx
 from torch import nn
 
+from jaxmodels.inspection import named_modules, replace_call
 from torchref.models.attention import MultiHeadAttention
 
 
@@ -27,7 +28,7 @@ def dropout_mask(name: str, shape: tuple[int, ...], rate: float) -> np.ndarray:
 
 def share_flax_dropout(model: nnx.Module) -> nnx.Module:
     """The model, its dropout layers drawing `dropout_mask`, in place."""
-    for name, module in flax_modules(model):
+    for name, module in named_modules(model):
         if isinstance(module, nnx.Dropout):
 
             def call(self: Any, x: jax.Array, *, deterministic: bool, name: str = name, **_: Any):
@@ -68,7 +69,7 @@ def share_torch_dropout(model: nn.Module) -> nn.Module:
 def recorded_flax(model: nnx.Module) -> Iterator[dict[str, jax.Array]]:
     """Collects each submodule's (first) output by dotted path, in order of execution."""
     outputs: dict[str, jax.Array] = {}
-    for name, module in flax_modules(model):
+    for name, module in named_modules(model):
         if name and callable(module):
             original = type(module).__call__
 
@@ -111,21 +112,6 @@ def recorded_torch(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def replace_call(module: nnx.Module, call: Callable[..., Any]) -> None:
-    """Gives one module another `__call__`: Python looks it up on the class, so it gets its own."""
-    kind = type(module)
-    module.__class__ = type(kind.__name__, (kind,), {"__call__": call})
-
-
-def flax_modules(model: nnx.Module) -> list[tuple[str, nnx.Module]]:
-    """Every module by dotted path, the model itself as ""."""
-    return [
-        (".".join(map(str, path)), module)
-        for path, module in nnx.iter_modules(model)
-        if not isinstance(module, nnx.List)
-    ]
 
 
 def _first(output: Any) -> Any:

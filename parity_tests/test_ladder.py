@@ -11,6 +11,7 @@ import pytest
 import torch
 from flax import nnx
 
+from jaxmodels.inspection import replace_call
 from jaxmodels.models import LogisticRegression
 from jaxmodels.shared.tasks import TASKS
 from jaxmodels.shared.weights import LeafRule, WeightRules, to_flax_layout, to_torch_layout
@@ -179,7 +180,7 @@ def test_a_wrong_gradient_of_one_leaf_fails_the_gradient_rung(scale):
     def call(self, x):
         return x @ self.kernel[...] + scaled(self.bias[...])
 
-    surgery.replace_call(model.linear, call)
+    replace_call(model.linear, call)
     mutated = dataclasses.replace(pair, flax=model)
     assert all(v.ok for v in climb(mutated, ["forward"]))
     float64 = climb(mutated, ["gradient"])[0]
@@ -209,7 +210,7 @@ def test_a_wrong_gradient_of_a_key_bias_fails_although_the_true_one_is_zero(size
     def call(self, x):
         return x @ self.kernel[...] + wrong(self.bias[...])
 
-    surgery.replace_call(model.attention.key, call)
+    replace_call(model.attention.key, call)
     float64 = climb(dataclasses.replace(pair, flax=model), ["gradient"], draws=1)[0]
     if size < ladder.BOUNDS["gradient", "float64"]:
         assert float64.ok  # below the bound: the control of the control
