@@ -2,9 +2,8 @@
 
 >>> task = TASKS["cifar10-cnn"]
 >>> data = TaskDataModule(task, family_of(task).load("sample", task))
->>> Trainer(max_epochs=3, callbacks=[ModelCheckpoint(monitor="validation_loss")]).fit(
-...     LitTask(task), data
-... )
+>>> trainer = Trainer(max_epochs=3, callbacks=[ModelCheckpoint(monitor="validation_loss")])
+>>> trainer.fit(LitTask(task), data)
 
 `torchref.engines.lightning_run` is what `--engine lightning` makes of them.
 """

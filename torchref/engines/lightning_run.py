@@ -24,7 +24,7 @@ from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.files import replaced
 from jaxmodels.shared.loop import epoch_row, probe_batch, progress_bar
 from jaxmodels.shared.processes import check_count, this_process
-from jaxmodels.shared.run import Recorder, check_finite
+from jaxmodels.shared.run import Recorder, Row, check_finite
 from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.weights import check_match
 from torchref.engines.lightning import LitTask, TaskDataModule
@@ -62,15 +62,21 @@ class RunRecorder(Callback):
         self.sums["metric"] += metric
         self.bar.advance(loss, metric)
         self.rows = batch["index"].tolist()
+        self.seconds = time.perf_counter() - self.started  # without the validation that follows
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        seconds = time.perf_counter() - self.started
         outputs, _ = pl_module.predict(to_tensors(self.probe, pl_module.device))
         check_finite(outputs.cpu().numpy(), trainer.global_step - 1, self.steps, self.rows)
         rate = pl_module.rate(trainer.global_step - 1)
-        row = {"epoch": trainer.current_epoch + 1}
+        row: Row = {"epoch": trainer.current_epoch + 1}
         row |= epoch_row(
-            self.task, self.sums, self.steps, rate, self.steps, seconds, self.bar.units_per_step
+            self.task,
+            self.sums,
+            self.steps,
+            rate,
+            self.steps,
+            self.seconds,
+            self.bar.units_per_step,
         )
         row |= {"data_wait_fraction": None}  # Lightning does not say
         found = trainer.callback_metrics
