@@ -48,8 +48,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:::lightning")  # on loggers, fol
 
 EPOCHS = 2
 TASKS: dict[str, tuple[Task, Any]] = {
-    "average": (with_settings(training={"epochs": EPOCHS, "ema_decay": 0.8}), DATA),
-    "micro-batches": (with_settings(training={"epochs": EPOCHS, "micro_batches": 3}), DATA),
+    "average": (
+        with_settings(training={"epochs": EPOCHS, "ema_decay": 0.8, "micro_batches": 3}),
+        DATA,
+    ),
     "carry": (with_settings(TEXT_TASK, training={"epochs": EPOCHS}), TEXT),
 }
 # After a quarter of the budget the rate rises a hundredfold and spoils what was learnt.
