@@ -300,7 +300,7 @@ def test_lightning_fine_tunes_as_torch_does(tmp_path: Path) -> None:
     source = review_file(tmp_path / "reviews.csv")
     start = checkpoint(tmp_path / "start", head="none", dropout_rate=0.2)
     for engine in ("torch", "lightning"):
-        flags = ("--engine", engine, "--pretrained", start, "--training.micro-batches", 3)
+        flags = ("--engine", engine, "--pretrained", start, "--training.micro-batches", 4)
         train(source, tmp_path / engine, *flags)
     assert history(tmp_path / "torch") == history(tmp_path / "lightning")
     left, right = (load_engine(tmp_path / name)[1].weights() for name in ("torch", "lightning"))
