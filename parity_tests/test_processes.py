@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
+pytest.importorskip("lightning")
 
 from jaxmodels.shared.processes import (  # noqa: E402
     Process,
@@ -35,6 +38,8 @@ from parity_tests.tiny_runs import (  # noqa: E402
 )
 from parity_tests.tiny_texts import TEXT, TEXT_TASK  # noqa: E402
 from torchref.engines.accelerate import AccelerateEngine  # noqa: E402
+from torchref.engines.lightning import LitTask  # noqa: E402
+from torchref.engines.lightning_run import CheckedFiles, fit_lightning  # noqa: E402
 from torchref.engines.plain import make_model, to_tensors  # noqa: E402
 from torchref.step import compute_gradients  # noqa: E402
 
@@ -56,6 +61,11 @@ CASES: dict[str, tuple[Any, Any]] = {
     "carry": (CARRY, TEXT),
     "batch-norm": (NORMED, DATA),
 }
+LIT_CASES = {  # which are saved at the ends of epochs
+    name: (with_settings(task, training={"checkpoint_every_steps": 0}), data)
+    for name, (task, data) in CASES.items()
+}
+ENGINES = {"accelerate": CASES, "lightning": LIT_CASES}
 ROUNDING = 1e-5  # of a tensor's norm, over two or three epochs
 
 
@@ -72,13 +82,15 @@ def distance(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> float
 
 
 def test_the_environment_tells_which_process_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    assert this_process() == Process(0, 1, 0)
+    assert this_process() == Process(0, 1, 0, 1)
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert this_process() == Process(3, 4, 1)
+    assert this_process() == Process(3, 4, 1, 4)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert this_process() == Process(3, 4, 1, 2)
     assert not this_process().is_main
     for rank in ("4", "-1", "first"):
         monkeypatch.setenv("RANK", rank)
@@ -111,8 +123,11 @@ def test_what_several_processes_cannot_train_is_refused(
     monkeypatch.setenv("WORLD_SIZE", "5")
     with pytest.raises(ValueError, match=r"--engine torch trains in one process.* one of 5"):
         choose_trainer("torch", TASK, tmp_path)
-    with pytest.raises(ValueError, match=r"batch_size 12 must divide by 5 processes .*; try 10"):
-        choose_trainer("accelerate", TASK, tmp_path)
+    for engine in ENGINES:
+        with pytest.raises(ValueError, match=r"batch_size 12 must divide by 5 processes .*try 10"):
+            choose_trainer(engine, TASK, tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"devices=2, and this is one of 5 processes; start as m"):
+        fit_lightning(TASK, DATA, tmp_path, resume=False, devices=2)
     check_divides(12, 2, Process(0, 3))
     code, _, errors = call("tune", "cifar10-logistic", "--out", tmp_path / "study")
     assert (code, errors.count("\n")) == (2, 1)
@@ -159,6 +174,15 @@ def test_a_checkpoint_of_more_processes_is_refused(tmp_path: Path) -> None:
         AccelerateEngine(TASK, tmp_path).restore("last")
 
 
+def test_a_lightning_checkpoint_of_fewer_processes_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    train_tiny("lightning", tmp_path, with_settings(training={"epochs": 1}))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"last.ckpt is of 1 processes, .* one of 2; start 1"):
+        CheckedFiles(LitTask(TASK)).load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
+
+
 # ---- Two of them
 
 WORKER = """
@@ -166,34 +190,70 @@ import sys
 from pathlib import Path
 import numpy as np
 from jaxmodels.shared.processes import this_process
-from parity_tests.test_processes import CARRY, CASES
+from parity_tests.test_processes import ENGINES
 from parity_tests.tiny_runs import STEPS, Stop, train_tiny
-from parity_tests.tiny_texts import TEXT
 
-folder, rank = Path(sys.argv[1]), this_process().index
+folder, engine_name, rank = Path(sys.argv[1]), sys.argv[2], this_process().index
+cases = ENGINES[engine_name]
 
 def train(name, task, data, **options):
-    engine, _ = train_tiny("accelerate", folder / name, task, data=data, **options)
+    engine, _ = train_tiny(engine_name, folder / name, task, data=data, **options)
     np.savez(folder / f"{name}{rank}.npz", **engine.weights())
 
-for name, case in CASES.items():
+for name, case in cases.items():
     train(name, *case)
 try:
-    train("cut", CARRY, TEXT, stop_at=STEPS + 3)
+    train("cut", *cases["carry"], stop_at=STEPS + 3)
 except Stop:
-    train("cut", CARRY, TEXT, resume=True)
+    train("cut", *cases["carry"], resume=True)
 """
+ACCELERATE_LAUNCH = (
+    *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2),
+    *("--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no"),
+    *("--main_process_port", 0),
+)
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+
+
+OWN = """
+import sys
+import lightning
+import numpy as np
+from parity_tests.test_processes import LIT_CASES
+from torchref.engines.lightning import LitTask, TaskDataModule
+from torchref.weights import read_tensors
+
+task, data = LIT_CASES["plain"]
+trainer = lightning.Trainer(
+    accelerator="cpu",
+    devices=2,
+    strategy="ddp",
+    max_epochs=task.training.epochs,
+    logger=False,
+    enable_checkpointing=False,
+    enable_progress_bar=False,
+)
+module = LitTask(task)
+trainer.fit(module, TaskDataModule(task, data))
+with module.average.in_place():
+    np.savez(f"{sys.argv[1]}/own{trainer.global_rank}.npz", **read_tensors(module.model))
+"""
+Trained = Callable[[str], Path]
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with each case trained by two processes, and the weights that each ended with."""
-    folder = tmp_path_factory.mktemp("two")
-    (folder / "worker.py").write_text(WORKER)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
-    done = run_python(*launch, folder / "worker.py", folder)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder
+def two(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """engine -> a folder with each case trained by two processes, and the weights of each."""
+
+    @cache
+    def train(engine: str) -> Path:
+        folder = tmp_path_factory.mktemp(engine)
+        (folder / "worker.py").write_text(WORKER)
+        done = run_python(*TORCHRUN, folder / "worker.py", folder, engine)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return folder
+
+    return train
 
 
 def run_python(*arguments: object) -> subprocess.CompletedProcess:
@@ -202,51 +262,82 @@ def run_python(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def weights(two: Path, name: str, rank: int = 0) -> dict[str, np.ndarray]:
-    return dict(np.load(two / f"{name}{rank}.npz"))
+def weights(folder: Path, name: str, rank: int = 0) -> dict[str, np.ndarray]:
+    return dict(np.load(folder / f"{name}{rank}.npz"))
 
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", ["plain", "carry"])
 def test_two_processes_are_one_with_twice_the_micro_batches(
-    name: str, two: Path, tmp_path: Path
+    name: str, engine: str, two: Trained, tmp_path: Path
 ) -> None:
-    task, data = CASES[name]
+    folder = two(engine)
+    task, data = ENGINES[engine][name]
     twice = with_settings(task, training={"micro_batches": 2 * task.training.micro_batches})
-    found = weights(two, name)
-    one, _ = train_tiny("accelerate", tmp_path / "one", twice, data=data)
+    found = weights(folder, name)
+    one, _ = train_tiny(engine, tmp_path / "one", twice, data=data)
     assert distance(found, one.weights()) < ROUNDING
-    for left, right in zip(history(two / name), history(tmp_path / "one"), strict=True):
+    for left, right in zip(history(folder / name), history(tmp_path / "one"), strict=True):
         assert left == pytest.approx(right, rel=1e-4)
-    other, _ = train_tiny("accelerate", tmp_path / "other", task, data=data)
+    other, _ = train_tiny(engine, tmp_path / "other", task, data=data)
     assert distance(found, other.weights()) > 100 * ROUNDING  # the control: other masks
 
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", CASES)
-def test_all_processes_end_with_the_same_weights(name: str, two: Path) -> None:
-    assert_same_weights(weights(two, name), weights(two, name, 1))
+def test_all_processes_end_with_the_same_weights(name: str, engine: str, two: Trained) -> None:
+    folder = two(engine)
+    assert_same_weights(weights(folder, name), weights(folder, name, 1))
 
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-def test_two_processes_resume_exactly(two: Path) -> None:
-    assert history(two / "cut") == history(two / "carry")
+def test_a_trainer_of_ones_own_trains_the_same_in_two_processes(
+    two: Trained, tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    done = run_python(tmp_path / "own.py", tmp_path)  # which starts the other itself
+    assert done.returncode == 0, done.stderr[-3000:]
     for rank in (0, 1):
-        assert_same_weights(weights(two, "cut", rank), weights(two, "carry"))
-    with pytest.raises(ValueError, match="is of 2 processes, and this is one of 1; start 2"):
-        train_tiny("accelerate", two / "cut", CARRY, resume=True, data=TEXT)
+        assert_same_weights(weights(tmp_path, "own", rank), weights(two("lightning"), "plain"))
 
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-def test_accelerate_launch_leaves_one_run_and_one_message(tmp_path: Path) -> None:
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2]
-    launch += ["--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no"]
-    launch += ["--main_process_port", 0]
-    train = [SCRIPTS / "train.py", "cifar10-logistic", "--engine", "accelerate", "--epochs", 2]
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_processes_resume_exactly(engine: str, two: Trained) -> None:
+    folder = two(engine)
+    assert history(folder / "cut") == history(folder / "carry")
+    for rank in (0, 1):
+        assert_same_weights(weights(folder, "cut", rank), weights(folder, "carry"))
+    task, data = ENGINES[engine]["carry"]
+    with pytest.raises(ValueError, match="is of 2 processes, and this is one of 1; start 2"):
+        train_tiny(engine, folder / "cut", task, resume=True, data=data)
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_train_the_same_bits_on_every_engine(name: str, two: Trained) -> None:
+    """BatchNorm too, which no one process can be compared with."""
+    found, expected = two("lightning"), two("accelerate")
+    assert_same_weights(weights(found, name), weights(expected, name))
+    assert history(found / name) == history(expected / name)
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.parametrize(
+    ("launch", "engine"), [(ACCELERATE_LAUNCH, "accelerate"), (TORCHRUN, "lightning")]
+)
+def test_a_launcher_leaves_one_run_and_one_message(
+    launch: tuple[object, ...], engine: str, tmp_path: Path
+) -> None:
+    train = [SCRIPTS / "train.py", "cifar10-logistic", "--engine", engine, "--epochs", 2]
     done = run_python(*launch, *train, "--out", tmp_path / "two")
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("epoch 2/2") == done.stdout.count(f"run: {tmp_path / 'two'}") == 1

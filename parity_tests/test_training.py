@@ -127,8 +127,10 @@ def test_saved_model_loads_in_the_other_framework(library: Any, tmp_path: Path) 
     assert_same_weights(first, second)
 
 
-def test_torchs_engines_are_one_bit_for_bit(tmp_path: Path) -> None:
-    assert_torchs_engines_agree(tmp_path, with_settings(training={"epochs": 2}))
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_torchs_engines_are_one_bit_for_bit(precision: str, tmp_path: Path) -> None:
+    task = with_settings(training={"epochs": 2, "precision": precision})
+    assert_torchs_engines_agree(tmp_path, task)
 
 
 # engine, optimizer, checkpoint every N steps, where it stops
@@ -195,7 +197,7 @@ def test_patience_counts_from_the_best_epoch(tmp_path: Path) -> None:
     assert seen == list(zip([True, True, False, True, False, False], stops, strict=True))
 
 
-@pytest.mark.parametrize("engine", ["flax", "torch", "accelerate"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_bfloat16_keeps_float32_parameters(engine: str, tmp_path: Path) -> None:
     logits, weights = {}, None
     for precision in ("float32", "bfloat16"):

@@ -102,7 +102,7 @@ def train_tiny(
     if this_process().is_main:
         runs.start(folder, Run(task, engine_name, "tiny"), resume=resume, fitted=fitted)
     if engine_name == "lightning":
-        from torchref.engines import lightning
+        from torchref.engines import lightning, lightning_run
 
         original = lightning.LitTask.training_step
 
@@ -113,7 +113,7 @@ def train_tiny(
 
         lightning.LitTask.training_step = training_step
         try:
-            return lightning.fit_lightning(task, data, folder, resume=resume)
+            return lightning_run.fit_lightning(task, data, folder, resume=resume)
         finally:
             lightning.LitTask.training_step = original
     engine: Any = make_engine(engine_name, task, folder)  # type: ignore[arg-type]

@@ -222,12 +222,13 @@ def lightning_steps(task: Task, batches: list[Batch], start: Tensors) -> Tensors
     try:
         import lightning
 
-        from torchref.engines.lightning import LitTask, as_a_guest
+        from torchref.engines.lightning import LitTask
+        from torchref.engines.lightning_run import as_a_guest
     except ModuleNotFoundError as error:
         raise ValueError(missing_extra("lightning", error)) from None
     engine = TorchEngine(task, Path())
     engine.load_weights(start)
-    module = LitTask(task, total_steps=len(batches), model=engine.model)
+    module = LitTask(task, model=engine.model)
     engine.average = module.average
     with as_a_guest():
         trainer = lightning.Trainer(

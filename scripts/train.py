@@ -9,6 +9,7 @@ in any layout that the task's data set is found in (README.md lists them).
 
 In several processes, on GPUs or CPUs:
     accelerate launch --multi_gpu --num_processes 2 scripts/train.py TASK --engine accelerate
+    torchrun --nproc-per-node 2 scripts/train.py TASK --engine lightning
 """
 
 import importlib.util

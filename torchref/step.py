@@ -163,7 +163,8 @@ class Average:
     def update(self) -> None:
         for name, parameter in self.model.named_parameters():
             if name in self.values:
-                old = self.values[name]
+                # Made before the model was moved to its device, perhaps.
+                old = self.values[name] = self.values[name].to(parameter.device)
                 old.copy_(old + (1 - self.decay) * (parameter - old))
 
     @contextmanager
@@ -173,7 +174,7 @@ class Average:
         own = {name: parameter.data for name, parameter in parameters.items()}
         try:
             for name, parameter in parameters.items():
-                parameter.data = self.values[name]
+                parameter.data = self.values[name].to(parameter.device)
             yield
         finally:
             for name, parameter in parameters.items():

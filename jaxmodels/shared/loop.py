@@ -219,14 +219,20 @@ def evaluate(task: Task, data: Any, split: SplitName, predict: Predict) -> Evalu
     kept, rows = [], []
     for batch in family.evaluation_batches(task, data, split):
         outputs, carry = predict(batch, carry)
-        valid = batch["mask"] > 0
-        losses, metrics = family.score(task, outputs[valid], batch[family.TARGET][valid])
-        loss += float(losses.sum())
-        metric += float(metrics.sum())
-        count += int(valid.sum())
+        sums = score_batch(task, batch, outputs)
+        loss, metric, count = loss + sums[0], metric + sums[1], count + sums[2]
         if family.KEEP_OUTPUTS:
+            valid = batch["mask"] > 0
             kept.append(outputs[valid])
             rows.append(batch["index"][valid])
     # A family may batch its examples in another order, such as that of their lengths.
     outputs = np.concatenate(kept)[np.argsort(np.concatenate(rows))] if kept else None
     return Evaluation(loss / count, metric / count, int(count), outputs)
+
+
+def score_batch(task: Task, batch: Batch, outputs: np.ndarray) -> tuple[float, float, int]:
+    """Sums of loss and metric over the targets of a batch that count, and how many do."""
+    family = family_of(task)
+    valid = batch["mask"] > 0
+    losses, metrics = family.score(task, outputs[valid], batch[family.TARGET][valid])
+    return float(losses.sum()), float(metrics.sum()), int(valid.sum())

@@ -8,15 +8,17 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Process:
-    """`index` of `count`, of all machines; `local_index` of those of its own machine."""
+    """`index` of `count`, of all machines; `local_index` of `local_count`, of its own machine."""
 
     index: int = 0
     count: int = 1
     local_index: int = 0
+    local_count: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -24,20 +26,25 @@ class Process:
 
 
 def this_process() -> Process:
-    """From RANK, WORLD_SIZE and LOCAL_RANK; without them, the only one.
+    """From RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE; without them, the only one.
+
+    Without the last, all are of one machine.
 
     Raises:
-        ValueError: they are no numbers, or the index is not below the count.
+        ValueError: they are no numbers, or an index is not below its count.
     """
-    values = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
-    numbers = [value or default for value, default in zip(values, "010", strict=True)]
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    values = [os.environ.get(name, "") for name in names]
+    defaults = ("0", "1", "0", values[1] or "1")
+    numbers = [value or default for value, default in zip(values, defaults, strict=True)]
     if all(number.isdecimal() for number in numbers):
         process = Process(*map(int, numbers))
-        if process.index < process.count:
+        if process.index < process.count and process.local_index < process.local_count:
             return process
     raise ValueError(
-        "the environment has RANK={!r}, WORLD_SIZE={!r}, LOCAL_RANK={!r}; expected numbers as "
-        "torchrun sets them, the rank below the size, or none of the three".format(*values)
+        "the environment has RANK={!r}, WORLD_SIZE={!r}, LOCAL_RANK={!r}, LOCAL_WORLD_SIZE={!r}; "
+        "expected numbers as torchrun sets them, each rank below its size, or none of the "
+        "four".format(*values)
     )
 
 
@@ -48,6 +55,15 @@ def check_divides(batch_size: int, micro_batches: int, process: Process) -> None
         raise ValueError(
             f"training.batch_size {batch_size} must divide by {process.count} processes times "
             f"training.micro_batches {micro_batches}; try {max(batch_size // parts, 1) * parts}"
+        )
+
+
+def check_count(path: Path, count: int, process: Process) -> None:
+    """Raises a ValueError unless a checkpoint is of as many processes as this one is of."""
+    if count != process.count:
+        raise ValueError(
+            f"checkpoint {path} is of {count} processes, and this is one of {process.count}; "
+            f"start {count}, or start again without --resume, in another --out"
         )
 
 

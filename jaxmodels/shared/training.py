@@ -88,16 +88,17 @@ def choose_trainer(
     """
     process = this_process()
     if process.count > 1:
-        if engine_name != "accelerate":
+        if engine_name not in ("accelerate", "lightning"):
             raise ValueError(
                 f"--engine {engine_name} trains in one process, and this is one of {process.count} "
-                "(WORLD_SIZE); take --engine accelerate, or start it with plain python"
+                "(WORLD_SIZE); take --engine accelerate or lightning, or start it with plain "
+                "python"
             )
         check_divides(task.training.batch_size, task.training.micro_batches, process)
     start = partial(_pretrained, task) if checkpoint_of(task) and not resume else None
     if engine_name == "lightning":  # which brings its own loop
         try:
-            from torchref.engines.lightning import check_supported, fit_lightning
+            from torchref.engines.lightning_run import check_supported, fit_lightning
         except ModuleNotFoundError as error:
             raise ValueError(missing_extra(engine_name, error)) from None
         check_supported(task)

@@ -28,10 +28,11 @@ from safetensors.torch import load_file, save_file
 from jaxmodels.shared.checksums import Position, check_record, check_tensors, damaged, seal
 from jaxmodels.shared.files import could_not_write
 from jaxmodels.shared.loop import Start
-from jaxmodels.shared.processes import this_process
+from jaxmodels.shared.processes import check_count, this_process
 from jaxmodels.shared.tasks import Task
 from torchref.engines.plain import TorchEngine, as_numpy, missing, to_tensors
 from torchref.optim import prepare_gradients, set_learning_rate
+from torchref.processes import with_the_others
 from torchref.step import Average, compute_gradients
 
 RECORD, CARRIED = "record.json", "carried.safetensors"
@@ -70,7 +71,7 @@ class AccelerateEngine(TorchEngine):
 
     def train_step(self, batch: dict[str, np.ndarray], *, step: int, rate: float) -> dict[str, Any]:
         left = self.task.training.micro_batches
-        with self._with_the_others(), ExitStack() as unsynchronised:
+        with with_the_others(self.process), ExitStack() as unsynchronised:
 
             def backward(loss: torch.Tensor) -> None:
                 nonlocal left
@@ -143,7 +144,7 @@ class AccelerateEngine(TorchEngine):
         temporary = folder.with_name(f".{folder.name}.tmp")
         if self.process.is_main:
             shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
-        with self._with_the_others():
+        with with_the_others(self.process):
             self._to_save = self.carried()
             self.accelerator.wait_for_everyone()
             with _whole_or_not_at_all(folder, temporary):
@@ -171,13 +172,7 @@ class AccelerateEngine(TorchEngine):
         model = as_numpy({f"model.{key}": v for key, v in self.model.state_dict().items()})
         check_record(record, model, where=str(path), prefix="model.")
         position = dict(check_tensors(record, content, where=str(path)))
-        count = position.pop("processes")
-        if count != self.process.count:
-            raise ValueError(
-                f"checkpoint {path} is of {count} processes, and this is one of "
-                f"{self.process.count}; start {count}, or start again without --resume, in another "
-                "--out"
-            )
+        check_count(path, position.pop("processes"), self.process)
         self.accelerator.load_state(str(path))
         return position
 
@@ -189,20 +184,6 @@ class AccelerateEngine(TorchEngine):
 
     def _load_carried(self, models: Any, folder: str) -> None:
         self.carry_on(load_file(Path(folder) / CARRIED))
-
-    @contextmanager
-    def _with_the_others(self) -> Iterator[None]:
-        """One line where another process has ended: its own message tells why."""
-        try:
-            yield
-        except RuntimeError as error:
-            of_the_others = isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
-            if self.process.count == 1 or not of_the_others:
-                raise
-            raise ConnectionError(
-                f"process {self.process.index} of {self.process.count} has lost the others and "
-                "ends; the first that ended tells why"
-            ) from error
 
 
 def _make_accelerator(task: Task, *, cpu: bool) -> Accelerator:
