@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxmodels.frozen import FrozenBatchNorm, become
+from jaxmodels.inspection import named_modules, replace_call
 from jaxmodels.lora import LoRALinear
 from jaxmodels.models import BERT, SimpleCNN, attention
 from jaxmodels.models.attention import MultiHeadAttention
@@ -21,7 +22,6 @@ from jaxmodels.models.layers import BatchNorm, Conv
 from jaxmodels.models.recurrent import LSTM, State, gru_cell, lstm_cell
 from jaxmodels.models.time_series import InstanceNorm, Statistics
 from parity_tests.pairs import Pair
-from parity_tests.surgery import flax_modules, replace_call
 
 Injection = Callable[[Pair], Pair]
 
@@ -29,7 +29,7 @@ Injection = Callable[[Pair], Pair]
 def _with_modules(pair: Pair, kind: type, change: Callable[[nnx.Module], None]) -> Pair:
     """The pair with `change` applied to every Flax module of a kind."""
     model = nnx.clone(pair.flax)
-    changed = [module for _, module in flax_modules(model) if isinstance(module, kind)]
+    changed = [module for _, module in named_modules(model) if isinstance(module, kind)]
     assert changed, f"{pair.name} has no {kind.__name__}"
     for module in changed:
         change(module)

@@ -9,6 +9,7 @@ from flax import nnx
 
 import jaxmodels.models
 import torchref.models
+from jaxmodels.inspection import named_modules
 from jaxmodels.shared.configs import (
     CONFIGS,
     CNNConfig,
@@ -19,7 +20,6 @@ from jaxmodels.shared.configs import (
     to_json,
 )
 from jaxmodels.state import read_leaves, split
-from parity_tests.surgery import flax_modules
 
 
 def count_flax(config):
@@ -63,7 +63,7 @@ def test_twins_share_names_counts_and_attribute_order(name):
     config = CONFIGS[name]()
     flax, torch_ = jaxmodels.models.create(config), torchref.models.create(config)
     assert count_flax(config) == count_torch(config)
-    flax_names = {n for n, _ in flax_modules(flax)} - {""}
+    flax_names = {n for n, _ in named_modules(flax)} - {""}
     torch_names = {n for n, m in torch_.named_modules() if not isinstance(m, torch.nn.ModuleList)}
     assert flax_names == torch_names - {""}
 
