@@ -22,7 +22,7 @@ from flax import nnx
 from jaxmodels.models.attention import KeysValues
 from jaxmodels.models.gpt2 import GPT2
 from jaxmodels.shared.configs import GPT2Config
-from jaxmodels.shared.prompts import GenerationOptions, Prompts, read_prompts
+from jaxmodels.shared.text.prompts import GenerationOptions, Prompts, read_prompts
 from jaxmodels.state import Leaves, merge, split
 
 Cache = tuple[KeysValues, ...]

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from jaxmodels.shared.baselines import (
+from jaxmodels.shared.data.price_sources import Prices
+from jaxmodels.shared.data.price_tables import PriceTable
+from jaxmodels.shared.forecasting.baselines import (
     BaselineConfig,
     History,
 )
-from jaxmodels.shared.data.price_sources import Prices
-from jaxmodels.shared.data.price_tables import PriceTable
 
 CONFIG = BaselineConfig(season=4, max_history=200, linear_window=12, linear_kernel=5)
 Z90 = 1.6448536269514722  # the normal quantile at 0.95

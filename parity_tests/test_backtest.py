@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxmodels.shared import forecast_metrics as metrics
-from jaxmodels.shared.backtest import backtest, model_forecaster
-from jaxmodels.shared.baselines import (
+from jaxmodels.shared.data.price_sources import Prices, read_prices
+from jaxmodels.shared.data.price_tables import PriceTable
+from jaxmodels.shared.data.series import SeriesData, SeriesDataConfig, make_windows
+from jaxmodels.shared.forecasting import metrics
+from jaxmodels.shared.forecasting.backtest import backtest, model_forecaster
+from jaxmodels.shared.forecasting.baselines import (
     BaselineConfig,
     Forecast,
     History,
     installed_baselines,
 )
-from jaxmodels.shared.data.price_sources import Prices, read_prices
-from jaxmodels.shared.data.price_tables import PriceTable
-from jaxmodels.shared.data.series import SeriesData, SeriesDataConfig, make_windows
 from parity_tests.price_series import CONFIG, NAIVE, history_of, prices_of, walk
 
 # Imported here, before pytest sets its filters of warnings: the import sets some of its own.

@@ -8,7 +8,7 @@ import numpy as np
 import pandas
 import pytest
 
-from jaxmodels.shared.baselines import (
+from jaxmodels.shared.forecasting.baselines import (
     BaselineConfig,
     forecast_prices,
     installed_baselines,

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from jaxmodels.shared.decoding import (
+from jaxmodels.shared.text.decoding import (
     beam_search,
 )
 from parity_tests.toy_text import NEW, PROMPTS, VOCABULARY, ToyModel, search, write

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from jaxmodels.shared.decoding import (
+from jaxmodels.shared.text.decoding import (
     GREEDY,
     Sampling,
     _noise,

@@ -22,7 +22,7 @@ from jaxmodels.shared.families.registry import family_of  # noqa: E402
 from jaxmodels.shared.loop import evaluate, validate  # noqa: E402
 from jaxmodels.shared.metrics import log_softmax  # noqa: E402
 from jaxmodels.shared.tasks import TASKS, Task  # noqa: E402
-from jaxmodels.shared.tokenizers import CharacterTokenizer  # noqa: E402
+from jaxmodels.shared.text.tokenizers import CharacterTokenizer  # noqa: E402
 from parity_tests.tiny_runs import (  # noqa: E402
     EPOCHS,
     STEPS,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxmodels.shared import forecast_metrics as metrics
+from jaxmodels.shared.forecasting import metrics
 
 ACTUAL = np.array([10.0, 20.0, 30.0, 40.0])
 FORECAST = np.array([12.0, 17.0, 30.0, 44.0])

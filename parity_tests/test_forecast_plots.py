@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from jaxmodels.shared import forecast_plots as plots
-from jaxmodels.shared.backtest import backtest
-from jaxmodels.shared.baselines import Forecast
 from jaxmodels.shared.data.price_sources import Prices
-from jaxmodels.shared.figures import BLUE, INK, VERMILION
+from jaxmodels.shared.forecasting.backtest import backtest
+from jaxmodels.shared.forecasting.baselines import Forecast
+from jaxmodels.shared.plots import forecasts as plots
+from jaxmodels.shared.plots.figures import BLUE, INK, VERMILION
 from parity_tests.pixels import contains_colour, pixels_of
 from parity_tests.price_series import CONFIG, history_of, walk
 

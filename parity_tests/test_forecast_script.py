@@ -12,12 +12,12 @@ import pytest
 pytest.importorskip("jax")
 pytest.importorskip("torch")
 
-from jaxmodels.shared.baselines import BaselineConfig, History, forecast_prices
 from jaxmodels.shared.command_line import load_engine
 from jaxmodels.shared.configs import RecurrentForecasterConfig
 from jaxmodels.shared.data.price_sources import read_prices
 from jaxmodels.shared.data.series import SeriesDataConfig, load_series
 from jaxmodels.shared.families import series
+from jaxmodels.shared.forecasting.baselines import BaselineConfig, History, forecast_prices
 from jaxmodels.shared.hub.folder import open_checkpoint, save_checkpoint
 from jaxmodels.shared.hub.tensor_files import read_all
 from jaxmodels.shared.run import Run

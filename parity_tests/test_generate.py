@@ -12,9 +12,9 @@ pytest.importorskip("torch")
 
 from jaxmodels.shared.families import text as text_family
 from jaxmodels.shared.families.family import Evaluation
-from jaxmodels.shared.generation import SAMPLE_LENGTH, write_samples
 from jaxmodels.shared.hub.folder import save_checkpoint
-from jaxmodels.shared.tokenizers import CharacterTokenizer, load_tokenizer
+from jaxmodels.shared.text.generation import SAMPLE_LENGTH, write_samples
+from jaxmodels.shared.text.tokenizers import CharacterTokenizer, load_tokenizer
 from parity_tests.tiny_runs import call, compile_once, refused, train_tiny, with_settings
 from parity_tests.tiny_texts import (
     REVIEW_FLAGS,

@@ -15,9 +15,9 @@ import torchref
 from jaxmodels import generate as flax_generate
 from jaxmodels.models.attention import KeysValues
 from jaxmodels.shared.configs import GPT2Config
-from jaxmodels.shared.generation import make_decoder
-from jaxmodels.shared.prompts import power_of_two
 from jaxmodels.shared.tasks import TASKS
+from jaxmodels.shared.text.generation import make_decoder
+from jaxmodels.shared.text.prompts import power_of_two
 from jaxmodels.state import cast, write_leaves
 from parity_tests.cases import task_pair
 from parity_tests.hub_pairs import load_hub_model

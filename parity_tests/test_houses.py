@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxmodels.shared.closed_form import closed_form
 from jaxmodels.shared.data import house_features
 from jaxmodels.shared.data.house_columns import NOMINAL, NONE_IF_ZERO, NUMERIC, ORDINAL
 from jaxmodels.shared.data.house_sample import make_cells, make_sample, write_sample
 from jaxmodels.shared.data.house_tables import parse, read_kaggle
 from jaxmodels.shared.data.houses import HouseDataConfig, load_houses
+from jaxmodels.shared.experiments.closed_form import closed_form
 from jaxmodels.shared.families import houses as family
 from jaxmodels.shared.loop import evaluate
 from jaxmodels.shared.tasks import TASKS, Task

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 import jaxmodels.losses
 import torchref.losses
-from jaxmodels.shared import forecast_metrics
+from jaxmodels.shared.forecasting import metrics as forecast_metrics
 from jaxmodels.shared.targets import IGNORED, median_index
 
 QUANTILES = (0.1, 0.5, 0.7)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxmodels.shared import plots
+from jaxmodels.shared.plots import runs as plots
 from parity_tests.pixels import contains_colour, pixels_of
 
 CLASS_NAMES = ("cat", "dog", "$hip_with_a_rather_long_name$", "frog")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxmodels.shared import review_plots as plots
-from jaxmodels.shared.figures import BLUE, SERIES
+from jaxmodels.shared.plots import reviews as plots
+from jaxmodels.shared.plots.figures import BLUE, SERIES
 from parity_tests.pixels import contains_colour, pixels_of
 
 LABELS = np.random.default_rng(0).integers(0, 2, 500)

@@ -13,15 +13,15 @@ pytest.importorskip("torch")
 # Imported here, before pytest sets its filters of warnings: the import sets some of its own.
 pytest.importorskip("statsmodels.tsa.api")
 
-from jaxmodels.shared import baselines
-from jaxmodels.shared.backtest import backtest
-from jaxmodels.shared.baselines import Forecast, History, installed_baselines
 from jaxmodels.shared.command_line import load_engine
 from jaxmodels.shared.data.price_sources import Prices, read_prices
 from jaxmodels.shared.data.price_tables import PriceTable
 from jaxmodels.shared.data.series import SeriesDataConfig, make_windows
 from jaxmodels.shared.families import series
-from jaxmodels.shared.forecast_table import write_table
+from jaxmodels.shared.forecasting import baselines
+from jaxmodels.shared.forecasting.backtest import backtest
+from jaxmodels.shared.forecasting.baselines import Forecast, History, installed_baselines
+from jaxmodels.shared.forecasting.table import write_table
 from jaxmodels.shared.loop import evaluate
 from parity_tests.price_series import prices_of, walk
 from parity_tests.tiny_runs import call, refused

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from jaxmodels.shared import studies
 from jaxmodels.shared.data.lms import make_stream
-from jaxmodels.shared.studies import STUDIES, Result, Study
-from jaxmodels.shared.study_results import make_table, write_study
+from jaxmodels.shared.experiments import studies
+from jaxmodels.shared.experiments.studies import STUDIES, Result, Study
+from jaxmodels.shared.experiments.study_results import make_table, write_study
 from jaxmodels.shared.tasks import TASKS
 from parity_tests.tiny_runs import call, compile_once, with_settings
 

@@ -21,8 +21,8 @@ from jaxmodels.shared.data.subwords import SubwordDataConfig, encode_subwords, i
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.hub import folder as hub_folder
 from jaxmodels.shared.loop import evaluate
-from jaxmodels.shared.subwords import SubwordTokenizer, open_tokenizer, train_subwords
 from jaxmodels.shared.tasks import TASKS
+from jaxmodels.shared.text.subwords import SubwordTokenizer, open_tokenizer, train_subwords
 from parity_tests.tiny_bert import FLAGS, ID, VOCABULARY, byte_pairs, checkpoint, train, word_pieces
 from parity_tests.tiny_runs import (
     assert_same_weights,

@@ -19,7 +19,7 @@ from jaxmodels.shared.data.text import (
     load_text,
     random_windows,
 )
-from jaxmodels.shared.tokenizers import ByteBPETokenizer
+from jaxmodels.shared.text.tokenizers import ByteBPETokenizer
 
 pytest.importorskip("tokenizers")
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from jaxmodels.shared.text_metrics import bits_per_character, bleu, distinct_n, repetition
+from jaxmodels.shared.text.metrics import bits_per_character, bleu, distinct_n, repetition
 
 
 def words(*texts: str) -> list[list[str]]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxmodels.shared.tokenizers import (
+from jaxmodels.shared.text.tokenizers import (
     ByteBPETokenizer,
     CharacterTokenizer,
     Tokenizer,
@@ -89,7 +89,7 @@ def test_bpe_merges_what_is_frequent():
 def test_bpe_is_the_same_in_every_process():
     """Other hash seeds and numbers of threads, the same merges in the same order."""
     program = f"""
-from jaxmodels.shared.tokenizers import ByteBPETokenizer
+from jaxmodels.shared.text.tokenizers import ByteBPETokenizer
 print(ByteBPETokenizer.train({TEXT!r}, 280).file()[1], end="")
 """
     for threads in ("1", "4"):

@@ -15,7 +15,8 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("optuna")
 
-from jaxmodels.shared import loop, tuning
+from jaxmodels.shared import loop
+from jaxmodels.shared.experiments import tuning
 from jaxmodels.shared.run import NonFiniteLossError, Run
 from jaxmodels.shared.tasks import TASKS, Task
 from parity_tests.price_series import walk

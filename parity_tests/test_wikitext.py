@@ -21,8 +21,8 @@ from jaxmodels.shared.families import wikitext
 from jaxmodels.shared.loop import evaluate
 from jaxmodels.shared.metrics import log_softmax
 from jaxmodels.shared.tasks import TASKS, Task
-from jaxmodels.shared.text_metrics import count_words, perplexities
-from jaxmodels.shared.tokenizers import ByteBPETokenizer, load_tokenizer
+from jaxmodels.shared.text.metrics import count_words, perplexities
+from jaxmodels.shared.text.tokenizers import ByteBPETokenizer, load_tokenizer
 from parity_tests.cases import task_pair
 from parity_tests.pairs import hot_leaves, precision
 from parity_tests.text_rung import MAKERS

@@ -16,8 +16,8 @@ from jaxmodels.shared.before import measure_start
 from jaxmodels.shared.command_line import load_engine
 from jaxmodels.shared.configs import BERTConfig
 from jaxmodels.shared.families import wikitext
-from jaxmodels.shared.text_metrics import count_words
-from jaxmodels.shared.tokenizers import load_tokenizer
+from jaxmodels.shared.text.metrics import count_words
+from jaxmodels.shared.text.tokenizers import load_tokenizer
 from parity_tests.tiny_runs import (
     assert_same_weights,
     call,

@@ -20,10 +20,10 @@ from jaxmodels import state
 from jaxmodels.engine import initial_carry
 from jaxmodels.objective import make_objective
 from jaxmodels.shared.data.wikitext import LanguageDataConfig
-from jaxmodels.shared.decoding import GREEDY, Sampling, beam_search, stream
 from jaxmodels.shared.families.family import Predict
-from jaxmodels.shared.generation import make_decoder
 from jaxmodels.shared.tasks import Task
+from jaxmodels.shared.text.decoding import GREEDY, Sampling, beam_search, stream
+from jaxmodels.shared.text.generation import make_decoder
 from jaxmodels.shared.weights import to_torch_layout
 from jaxmodels.train import make_predict
 from parity_tests.cases import task_pair

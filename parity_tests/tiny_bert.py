@@ -8,8 +8,8 @@ import tokenizers
 import torch
 
 import torchref
-from jaxmodels.shared.byte_pairs import train_byte_level
 from jaxmodels.shared.configs import BERTConfig
+from jaxmodels.shared.text.byte_pairs import train_byte_level
 from parity_tests.tiny_runs import call
 
 VOCABULARY = (

@@ -19,7 +19,7 @@ from jaxmodels.shared.data.text import TextData, TextDataConfig, encode_split
 from jaxmodels.shared.data.vocabulary import build_vocabulary
 from jaxmodels.shared.schedules import ScheduleConfig
 from jaxmodels.shared.tasks import OptimizerConfig, Task, TrainingConfig
-from jaxmodels.shared.tokenizers import CharacterTokenizer
+from jaxmodels.shared.text.tokenizers import CharacterTokenizer
 from parity_tests.tiny_runs import BATCH, EPOCHS, STEPS
 
 OPTIMIZER = OptimizerConfig(name="adamw", learning_rate=0.01, weight_decay=0.01, clip_norm=1.0)

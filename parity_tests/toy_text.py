@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxmodels.shared.decoding import (
+from jaxmodels.shared.metrics import log_softmax
+from jaxmodels.shared.text.decoding import (
     beam_search,
     collect,
     stream,
 )
-from jaxmodels.shared.metrics import log_softmax
 
 VOCABULARY, NEW = 5, 4
 PROMPTS = [[3], [1, 4, 0, 2], [2, 2], [0, 1, 3, 3, 1, 2, 4]]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from jaxmodels.shared.configs import GPT2Config
-from jaxmodels.shared.tokenizers import ByteBPETokenizer
+from jaxmodels.shared.text.tokenizers import ByteBPETokenizer
 from parity_tests.tiny_texts import write_prose
 
 MODEL = GPT2Config(

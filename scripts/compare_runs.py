@@ -8,8 +8,8 @@ import argparse
 from pathlib import Path
 
 from jaxmodels.shared.command_line import run_script
+from jaxmodels.shared.experiments.run_table import run_table
 from jaxmodels.shared.files import replaced
-from jaxmodels.shared.run_table import run_table
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from jaxmodels.shared.command_line import (
     take_task,
     with_arguments,
 )
-from jaxmodels.shared.cross_validation import cross_validate, write_folds
+from jaxmodels.shared.experiments.cross_validation import cross_validate, write_folds
 
 
 @dataclass(frozen=True)

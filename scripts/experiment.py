@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import get_args
 
 from jaxmodels.shared.command_line import EngineName, run_script
-from jaxmodels.shared.studies import STUDIES, run_study
-from jaxmodels.shared.study_results import write_study
+from jaxmodels.shared.experiments.studies import STUDIES, run_study
+from jaxmodels.shared.experiments.study_results import write_study
 
 
 def main() -> None:

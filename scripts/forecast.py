@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxmodels.shared.baselines import BaselineConfig, History, forecast_prices
 from jaxmodels.shared.command_line import load_engine, run_script
 from jaxmodels.shared.data.price_sources import read_prices
 from jaxmodels.shared.data.price_tables import PriceTable
 from jaxmodels.shared.data.series import SeriesDataConfig, newest_window, outputs_to_prices
 from jaxmodels.shared.data.series_features import select_column
 from jaxmodels.shared.families.series import enclosed, read_scalers
+from jaxmodels.shared.forecasting.baselines import BaselineConfig, History, forecast_prices
 from jaxmodels.shared.loop import Engine
 from jaxmodels.shared.run import Run
 from jaxmodels.shared.targets import median_index

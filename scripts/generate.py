@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxmodels.shared.command_line import run_script
-from jaxmodels.shared.decoding import Sampling
-from jaxmodels.shared.tokenizers import Tokenizer, until_stop
-from jaxmodels.shared.writers import gather, open_writer
+from jaxmodels.shared.text.decoding import Sampling
+from jaxmodels.shared.text.tokenizers import Tokenizer, until_stop
+from jaxmodels.shared.text.writers import gather, open_writer
 
 
 def main() -> None:

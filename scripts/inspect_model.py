@@ -20,9 +20,9 @@ from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.files import replaced
 from jaxmodels.shared.inspection import layer_rows, layer_table, what_moves, without_weights
 from jaxmodels.shared.loop import Start
+from jaxmodels.shared.plots.weights import plot_gradients
 from jaxmodels.shared.run import Run
 from jaxmodels.shared.tasks import NO_ADAPTERS
-from jaxmodels.shared.weight_plots import plot_gradients
 from jaxmodels.shared.weights import WeightRules
 
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxmodels.shared.attention_page import AttendedText, write_attention_page
 from jaxmodels.shared.command_line import load_engine, run_script
 from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.data.image_batches import normalise
@@ -28,6 +27,7 @@ from jaxmodels.shared.families.images import read_normalisation
 from jaxmodels.shared.families.reviews import read_vocabulary
 from jaxmodels.shared.families.subwords import read_tokenizer
 from jaxmodels.shared.metrics import log_softmax
+from jaxmodels.shared.plots.attention_page import AttendedText, write_attention_page
 from jaxmodels.shared.tasks import Task
 
 _SHOWN = 60  # characters of a review

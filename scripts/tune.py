@@ -31,15 +31,7 @@ from jaxmodels.shared.command_line import (
     take_task,
     with_arguments,
 )
-from jaxmodels.shared.families.registry import family_of
-from jaxmodels.shared.files import write_json
-from jaxmodels.shared.fine_tuning import checkpoint_of, with_checkpoint
-from jaxmodels.shared.outputs import describe
-from jaxmodels.shared.processes import this_process
-from jaxmodels.shared.run import NonFiniteLossError, Run
-from jaxmodels.shared.tasks import Task
-from jaxmodels.shared.training import choose_trainer, prepare
-from jaxmodels.shared.tuning import (
+from jaxmodels.shared.experiments.tuning import (
     feasible,
     finished,
     open_study,
@@ -49,6 +41,14 @@ from jaxmodels.shared.tuning import (
     with_values,
     write_trials,
 )
+from jaxmodels.shared.families.registry import family_of
+from jaxmodels.shared.files import write_json
+from jaxmodels.shared.fine_tuning import checkpoint_of, with_checkpoint
+from jaxmodels.shared.outputs import describe
+from jaxmodels.shared.processes import this_process
+from jaxmodels.shared.run import NonFiniteLossError, Run
+from jaxmodels.shared.tasks import Task
+from jaxmodels.shared.training import choose_trainer, prepare
 
 _SHOWN = 5  # of the best trials
 

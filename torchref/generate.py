@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from jaxmodels.shared.prompts import GenerationOptions, Prompts, read_prompts
+from jaxmodels.shared.text.prompts import GenerationOptions, Prompts, read_prompts
 from torchref.models.attention import KeysValues
 from torchref.models.gpt2 import GPT2
 

@@ -17,7 +17,7 @@ from jaxmodels.shared.data.review_sources import Reviews, read_reviews
 from jaxmodels.shared.data.reviews import SplitName, TokenSplit, check_split, split_reviews
 from jaxmodels.shared.data.vocabulary import without_markup
 from jaxmodels.shared.hub.download import find_folder
-from jaxmodels.shared.subwords import (
+from jaxmodels.shared.text.subwords import (
     MIN_LENGTH,
     SubwordTokenizer,
     Truncate,

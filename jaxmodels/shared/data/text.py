@@ -19,8 +19,8 @@ import numpy as np
 from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.data.counters import below, draws, host_rows
 from jaxmodels.shared.data.text_sources import read_text
-from jaxmodels.shared.text_metrics import count_words
-from jaxmodels.shared.tokenizers import Tokenizer, train_tokenizer
+from jaxmodels.shared.text.metrics import count_words
+from jaxmodels.shared.text.tokenizers import Tokenizer, train_tokenizer
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from jaxmodels.shared.data.text import (
 from jaxmodels.shared.data.text_sources import RawSplits
 from jaxmodels.shared.data.wikitext_sources import read_wikitext
 from jaxmodels.shared.hub.download import find_folder
-from jaxmodels.shared.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
+from jaxmodels.shared.text.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxmodels.shared import house_plots, plots
 from jaxmodels.shared.data import batches, house_features
 from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.data.house_features import Preparation
@@ -16,6 +15,8 @@ from jaxmodels.shared.data.houses import HouseData, HouseDataConfig, HouseSplit,
 from jaxmodels.shared.families import rows as row_family
 from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.files import read_json, replaced
+from jaxmodels.shared.plots import houses as house_plots
+from jaxmodels.shared.plots import runs as plots
 from jaxmodels.shared.tasks import Task
 
 UNIT = "houses"

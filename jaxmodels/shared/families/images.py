@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmodels.shared import metrics, plots
+from jaxmodels.shared import metrics
 from jaxmodels.shared.data import image_batches
 from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.data.images import ImageData, ImageDataConfig, load_images
@@ -18,6 +18,7 @@ from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.families.sizes import check_sizes
 from jaxmodels.shared.files import read_json
 from jaxmodels.shared.hub.download import find_folder
+from jaxmodels.shared.plots import runs as plots
 from jaxmodels.shared.tasks import Task
 
 UNIT = "images"

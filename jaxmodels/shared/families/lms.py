@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxmodels.shared import lms_plots
 from jaxmodels.shared.data import batches
 from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.data.lms import (
@@ -22,6 +21,7 @@ from jaxmodels.shared.families import rows as row_family
 from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.families.sizes import check_sizes
 from jaxmodels.shared.files import replaced
+from jaxmodels.shared.plots import lms as lms_plots
 from jaxmodels.shared.tasks import Task
 
 UNIT = "samples"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmodels.shared import metrics, plots, review_plots
+from jaxmodels.shared import metrics
 from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.data.reviews import ReviewData, ReviewDataConfig, TokenSplit, load_reviews
 from jaxmodels.shared.data.vocabulary import Vocabulary
@@ -16,6 +16,8 @@ from jaxmodels.shared.families.classification import summarise, write_prediction
 from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.families.sizes import check_sizes, check_vocabulary
 from jaxmodels.shared.files import read_json, replaced
+from jaxmodels.shared.plots import reviews as review_plots
+from jaxmodels.shared.plots import runs as plots
 from jaxmodels.shared.tasks import Task
 
 UNIT = "reviews"

@@ -9,9 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxmodels.shared import forecast_plots, plots
-from jaxmodels.shared.backtest import Forecaster, backtest, model_forecaster, room_for
-from jaxmodels.shared.baselines import BaselineConfig, check_installed, fewest_rows
 from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.data.series import (
     Scaler,
@@ -23,10 +20,14 @@ from jaxmodels.shared.data.series import (
 from jaxmodels.shared.families import rows as row_family
 from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.families.sizes import check_sizes
-from jaxmodels.shared.figures import shorten
 from jaxmodels.shared.files import read_json, replaced
-from jaxmodels.shared.forecast_metrics import quantile_losses
-from jaxmodels.shared.forecast_table import write_table
+from jaxmodels.shared.forecasting.backtest import Forecaster, backtest, model_forecaster, room_for
+from jaxmodels.shared.forecasting.baselines import BaselineConfig, check_installed, fewest_rows
+from jaxmodels.shared.forecasting.metrics import quantile_losses
+from jaxmodels.shared.forecasting.table import write_table
+from jaxmodels.shared.plots import forecasts as forecast_plots
+from jaxmodels.shared.plots import runs as plots
+from jaxmodels.shared.plots.figures import shorten
 from jaxmodels.shared.targets import median_index
 from jaxmodels.shared.tasks import Task
 

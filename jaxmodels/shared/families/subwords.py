@@ -16,8 +16,8 @@ from jaxmodels.shared.families import rows as row_family
 from jaxmodels.shared.families.family import SplitName
 from jaxmodels.shared.families.sizes import check_sizes
 from jaxmodels.shared.files import read_json
-from jaxmodels.shared.subwords import TOKENIZER_FILE, SubwordTokenizer, open_tokenizer
 from jaxmodels.shared.tasks import Task
+from jaxmodels.shared.text.subwords import TOKENIZER_FILE, SubwordTokenizer, open_tokenizer
 
 UNIT = reviews.UNIT
 INPUTS = ("input_ids", "attention_mask")

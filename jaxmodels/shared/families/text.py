@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmodels.shared import metrics, plots
+from jaxmodels.shared import metrics
 from jaxmodels.shared.configs import CharRNNConfig, GPT2Config
 from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.data.text import (
@@ -25,10 +25,11 @@ from jaxmodels.shared.families import rows as row_family
 from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.families.sizes import check_vocabulary
 from jaxmodels.shared.fine_tuning import checkpoint_of
-from jaxmodels.shared.generation import write_samples
+from jaxmodels.shared.plots import runs as plots
 from jaxmodels.shared.tasks import Task
-from jaxmodels.shared.text_metrics import bits_per_character, perplexity
-from jaxmodels.shared.tokenizers import load_tokenizer
+from jaxmodels.shared.text.generation import write_samples
+from jaxmodels.shared.text.metrics import bits_per_character, perplexity
+from jaxmodels.shared.text.tokenizers import load_tokenizer
 
 UNIT = "tokens"
 INPUTS = ("tokens",)

@@ -12,9 +12,9 @@ from jaxmodels.shared.data.wikitext import WikiTextDataConfig, load_wikitext, st
 from jaxmodels.shared.families import text
 from jaxmodels.shared.families.family import BEFORE, Evaluation, Predict, SplitName
 from jaxmodels.shared.files import read_json, replaced, write_json
-from jaxmodels.shared.generation import SAMPLING, Passage, continue_passages, sample_statistics
 from jaxmodels.shared.tasks import Task
-from jaxmodels.shared.text_metrics import perplexities
+from jaxmodels.shared.text.generation import SAMPLING, Passage, continue_passages, sample_statistics
+from jaxmodels.shared.text.metrics import perplexities
 
 UNIT = text.UNIT
 INPUTS = text.INPUTS

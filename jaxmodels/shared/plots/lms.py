@@ -9,7 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from jaxmodels.shared.figures import BLUE, INK, MUTED, RULE, VERMILION, dress, new_figure, save
+from jaxmodels.shared.plots.figures import (
+    BLUE,
+    INK,
+    MUTED,
+    RULE,
+    VERMILION,
+    dress,
+    new_figure,
+    save,
+)
 
 
 def plot_error(

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxmodels.shared.backtest import REFERENCE
 from jaxmodels.shared.files import replaced
+from jaxmodels.shared.forecasting.backtest import REFERENCE
 
 Row = dict[str, Any]
 

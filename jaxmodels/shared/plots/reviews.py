@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxmodels.shared.figures import (
+from jaxmodels.shared.metrics import area_under_roc, roc_curve
+from jaxmodels.shared.plots.figures import (
     BLUE,
     INK,
     MUTED,
@@ -24,7 +25,6 @@ from jaxmodels.shared.figures import (
     save_note,
     shorten,
 )
-from jaxmodels.shared.metrics import area_under_roc, roc_curve
 
 
 def plot_roc(scores: np.ndarray, labels: np.ndarray, path: str | Path, *, title: str) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxmodels.shared.figures import BLUE, MUTED, VERMILION, dress, new_figure, save
+from jaxmodels.shared.plots.figures import BLUE, MUTED, VERMILION, dress, new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

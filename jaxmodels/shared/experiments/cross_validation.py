@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxmodels.shared.closed_form import closed_form
 from jaxmodels.shared.data.houses import HouseData, HouseDataConfig
+from jaxmodels.shared.experiments.closed_form import closed_form
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.files import replaced, write_json
 from jaxmodels.shared.run import Run

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from jaxmodels.shared.backtest import REFERENCE
-from jaxmodels.shared.baselines import BASELINES
-from jaxmodels.shared.figures import (
+from jaxmodels.shared.forecasting.backtest import REFERENCE
+from jaxmodels.shared.forecasting.baselines import BASELINES
+from jaxmodels.shared.plots.figures import (
     BLUE,
     INK,
     MUTED,

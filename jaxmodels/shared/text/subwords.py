@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxmodels.shared.byte_pairs import import_tokenizers, train_byte_level
 from jaxmodels.shared.files import read_json
+from jaxmodels.shared.text.byte_pairs import import_tokenizers, train_byte_level
 
 Truncate = Literal["head", "tail", "head-tail"]
 

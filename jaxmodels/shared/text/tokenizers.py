@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jaxmodels.shared.byte_pairs import byte_level, import_tokenizers, train_byte_level
+from jaxmodels.shared.text.byte_pairs import byte_level, import_tokenizers, train_byte_level
 
 CHARACTERS_FILE = "characters.json"
 BPE_FILE = "tokenizer.json"  # also what transformers reads

@@ -14,18 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from jaxmodels.shared import forecast_metrics as metrics
-from jaxmodels.shared.baselines import (
+from jaxmodels.shared.data.price_sources import Prices
+from jaxmodels.shared.data.price_tables import PriceTable
+from jaxmodels.shared.data.series import SeriesData
+from jaxmodels.shared.data.series_features import select_column
+from jaxmodels.shared.forecasting import metrics
+from jaxmodels.shared.forecasting.baselines import (
     BaselineConfig,
     Forecast,
     History,
     forecast_prices,
     installed_baselines,
 )
-from jaxmodels.shared.data.price_sources import Prices
-from jaxmodels.shared.data.price_tables import PriceTable
-from jaxmodels.shared.data.series import SeriesData
-from jaxmodels.shared.data.series_features import select_column
 from jaxmodels.shared.targets import median_index
 
 REFERENCE = "random walk"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxmodels.shared.figures import (
+from jaxmodels.shared.plots.figures import (
     BLUE,
     GREEN,
     INK,

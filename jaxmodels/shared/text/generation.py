@@ -14,12 +14,12 @@ import numpy as np
 
 from jaxmodels.shared.configs import CharRNNConfig
 from jaxmodels.shared.data.wikitext import LanguageDataConfig
-from jaxmodels.shared.decoding import Sampling, Select, State, Step, collect, stream
 from jaxmodels.shared.families.family import Predict
 from jaxmodels.shared.files import replaced
 from jaxmodels.shared.tasks import Task
-from jaxmodels.shared.text_metrics import bleu, distinct_n, repetition
-from jaxmodels.shared.tokenizers import Tokenizer
+from jaxmodels.shared.text.decoding import Sampling, Select, State, Step, collect, stream
+from jaxmodels.shared.text.metrics import bleu, distinct_n, repetition
+from jaxmodels.shared.text.tokenizers import Tokenizer
 
 # Of a run's samples: how many, and the lengths of prompt and continuation in tokens.
 NUM_SAMPLES, PROMPT_LENGTH, SAMPLE_LENGTH = 4, 48, 240

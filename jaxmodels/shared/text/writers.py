@@ -16,12 +16,12 @@ import numpy as np
 
 from jaxmodels.shared.command_line import EngineName, load_engine, missing_extra
 from jaxmodels.shared.data.wikitext import LanguageDataConfig
-from jaxmodels.shared.decoding import Prompts, Sampling, State, Step, beam_search, stream
 from jaxmodels.shared.families.family import Predict
 from jaxmodels.shared.files import read_json
-from jaxmodels.shared.generation import make_decoder
 from jaxmodels.shared.tasks import Task
-from jaxmodels.shared.tokenizers import Tokenizer, load_tokenizer, until_stop
+from jaxmodels.shared.text.decoding import Prompts, Sampling, State, Step, beam_search, stream
+from jaxmodels.shared.text.generation import make_decoder
+from jaxmodels.shared.text.tokenizers import Tokenizer, load_tokenizer, until_stop
 
 
 class Writer(Protocol):

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxmodels.shared.experiments.studies import Result, Study
 from jaxmodels.shared.families.registry import family_of
-from jaxmodels.shared.figures import INK, RULE, SERIES, dress, new_figure, save
 from jaxmodels.shared.files import replaced, write_json
 from jaxmodels.shared.hub.tensor_files import open_tensors, read_all
-from jaxmodels.shared.studies import Result, Study
+from jaxmodels.shared.plots.figures import INK, RULE, SERIES, dress, new_figure, save
 from jaxmodels.shared.tasks import TASKS
 
 _CEILING = 1e3  # times the highest start of the curves that stay: where a diverging one is cut

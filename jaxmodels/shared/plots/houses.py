@@ -11,7 +11,7 @@ import numpy as np
 from jaxmodels.shared.data.house_columns import NUMERIC
 from jaxmodels.shared.data.house_features import Preparation, skewness
 from jaxmodels.shared.data.house_tables import HouseTable
-from jaxmodels.shared.figures import (
+from jaxmodels.shared.plots.figures import (
     BLUE,
     MUTED,
     RULE,

@@ -1,0 +1,1 @@
+"""Many trainings at once: studies, searches, cross-validation, and tables of runs."""

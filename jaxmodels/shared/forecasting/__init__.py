@@ -1,0 +1,1 @@
+"""Classical forecasts, backtests, and the table that sets a model beside them."""

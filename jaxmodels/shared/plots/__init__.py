@@ -1,0 +1,1 @@
+"""Every figure and page that a run, a forecast or an inspection leaves."""

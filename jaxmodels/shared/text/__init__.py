@@ -1,0 +1,1 @@
+"""Tokenizers, decoding, and what is written and measured with them."""
