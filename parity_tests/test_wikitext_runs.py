@@ -13,9 +13,11 @@ import torch
 import torchref
 from jaxmodels.shared import run as runs
 from jaxmodels.shared.before import measure_start
-from jaxmodels.shared.command_line import load_engine
+from jaxmodels.shared.command_line import load_engine, make_engine
 from jaxmodels.shared.configs import BERTConfig
 from jaxmodels.shared.families import wikitext
+from jaxmodels.shared.fine_tuning import checkpoint_of, starting_weights
+from jaxmodels.shared.hub import folder as hub_folder
 from jaxmodels.shared.text.metrics import count_words
 from jaxmodels.shared.text.tokenizers import load_tokenizer
 from parity_tests.tiny_runs import (
@@ -78,10 +80,20 @@ VALIDATION = ("--data.training-split", "validation")
 def tuned(data: Path, start: Path, tmp_path_factory: Any) -> Path:
     """Runs of every engine from that checkpoint."""
     folder = tmp_path_factory.mktemp("tuned")
+    opened, open_tensors = [], hub_folder.open_tensors
+
+    def spy(path: Path) -> Any:
+        opened.append(path)
+        return open_tensors(path)
+
     for engine in ("flax", "torch", "lightning"):
-        output = train(
-            data, folder / engine, "--engine", engine, "--pretrained", start, *VALIDATION
-        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(hub_folder, "open_tensors", spy)
+            output = train(
+                data, folder / engine, "--engine", engine, "--pretrained", start, *VALIDATION
+            )
+        assert len(opened) == 1  # for what is before and for the training
+        opened.clear()
         before = metrics(folder / engine)["before"]
         assert f"{start} before training:" in output
         assert len(re.findall(r"perplexity [\d,.]+ a token", output)) == 2
@@ -142,12 +154,17 @@ def test_one_process_alone_writes_what_was_before(
 ) -> None:
     run = runs.load(tuned / "torch")
     loaded = wikitext.load(str(data), run.task)
+    start = checkpoint_of(run.task)
+    engine = make_engine(
+        "torch", run.task, tmp_path, lambda fresh: starting_weights(run.task, fresh)[0]
+    )
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    assert measure_start(run, loaded, tmp_path) == []
+    assert measure_start(run.task, loaded, tmp_path, engine) == []
     assert not list(tmp_path.iterdir())
     monkeypatch.setenv("RANK", "0")
-    assert measure_start(run, loaded, tmp_path)
+    said, *_ = measure_start(run.task, loaded, tmp_path, engine)
+    assert said == f"{start} before training:"
     assert metrics(tmp_path / "before")["word_perplexity"] == pytest.approx(
         metrics(tuned / "torch")["before"]["word_perplexity"]
     )
@@ -232,7 +249,7 @@ def test_what_does_not_fit_is_refused_before_the_folder_is_claimed(
 # ---- Generation
 
 
-def hub_folder(folder: Path) -> Path:
+def gpt2_folder(folder: Path) -> Path:
     """A GPT-2 as the Hub has it, with lively weights."""
     config = dataclasses.replace(MODEL, context_length=64)
     model = torchref.create(config, seed=3)
@@ -252,7 +269,7 @@ def written(folder: Path, *arguments: object) -> str:
 
 
 def test_runs_and_hub_folders_write_text(tuned: Path, tmp_path: Path) -> None:
-    hub = hub_folder(tmp_path / "hub")
+    hub = gpt2_folder(tmp_path / "hub")
     greedy = ("--prompt", "the king", "--temperature", 0)
     for folder in (tuned / "torch", hub):
         flax, other = (written(folder, *greedy, "--engine", name) for name in ("flax", "torch"))
@@ -274,7 +291,7 @@ def test_runs_and_hub_folders_write_text(tuned: Path, tmp_path: Path) -> None:
 
 
 def test_hub_folder_ends_at_its_end_of_text(tmp_path: Path) -> None:
-    hub = hub_folder(tmp_path / "hub")
+    hub = gpt2_folder(tmp_path / "hub")
     greedy = ("--prompt", "a", "--temperature", 0, "--engine", "torch")
     whole = written(hub, *greedy)
     tokenizer = load_tokenizer(hub)
@@ -290,7 +307,7 @@ def test_hub_folder_ends_at_its_end_of_text(tmp_path: Path) -> None:
 
 
 def test_stop_may_span_tokens(tmp_path: Path) -> None:
-    hub = hub_folder(tmp_path / "hub")
+    hub = gpt2_folder(tmp_path / "hub")
     options = ("--prompt", "the king", "--seed", 3, "--engine", "torch")
     new = written(hub, *options).removeprefix("the king").removesuffix("\n")
     stop = new[4:9]

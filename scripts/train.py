@@ -33,7 +33,7 @@ from jaxmodels.shared.command_line import (
 from jaxmodels.shared.data.batches import measure_throughput
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.fine_tuning import checkpoint_of, with_checkpoint
-from jaxmodels.shared.loop import evaluate
+from jaxmodels.shared.loop import Engine, evaluate
 from jaxmodels.shared.memory import peak_memory_bytes
 from jaxmodels.shared.outputs import describe, final_split, write_results
 from jaxmodels.shared.processes import main_process_prints, this_process
@@ -97,13 +97,17 @@ def train(task: Task, engine_name: EngineName, source: str, folder: Path, *, res
     own = resume and checkpoint_of(task) and (folder / "run.json").exists()
     data = family.load(source, task, folder if own else None)  # the checkpoint may be gone by now
     steps = family.steps_per_epoch(task, data)
-    training = prepare(Run(task, engine_name, source), data, folder, resume=resume)
+
+    def before(engine: Engine) -> None:
+        if checkpoint_of(task) and family.MEASURED_BEFORE:
+            print(*measure_start(task, data, folder, engine), sep="\n")
+
+    run = Run(task, engine_name, source)
+    training = prepare(run, data, folder, resume=resume, before=before)
     print(
         f"{task.name} with {engine_name} on {data.source}\n{describe(task, data)}, {steps:,} steps "
         "an epoch"
     )
-    if checkpoint_of(task) and family.MEASURED_BEFORE and not resume:
-        print(*measure_start(Run(task, engine_name, source), data, folder), sep="\n")
     engine, recorder = training()
     if not this_process().is_main:
         return

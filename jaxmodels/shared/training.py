@@ -25,26 +25,36 @@ from jaxmodels.shared.tasks import Task
 
 
 def prepare(
-    run: Run, data: Any, folder: Path, *, resume: bool = False
+    run: Run,
+    data: Any,
+    folder: Path,
+    *,
+    resume: bool = False,
+    before: Callable[[Engine], None] = lambda engine: None,
 ) -> Callable[[], tuple[Engine, Recorder]]:
     """Claims the folder for the run; what is returned trains, and leaves the final weights there.
 
-    Of several processes the main one claims it, and leaves them.
+    Of several processes the main one claims it, and leaves them. `before` sees the engine that is
+    about to train, unless the run is resumed.
 
     Raises:
         ValueError: the engine is not installed or cannot train the task, the checkpoint to start
             from does not fit, or the folder is another run's. All of that is found before the
             folder is claimed.
     """
-    fit_engine = choose_trainer(cast(EngineName, run.engine), run.task, folder, resume=resume)
+    engine, fit_engine = choose_trainer(
+        cast(EngineName, run.engine), run.task, folder, resume=resume
+    )
     family = family_of(run.task)
     is_main = this_process().is_main
     if is_main:
         runs.start(folder, run, resume=resume, fitted=family.fitted_files(data))
 
     def train() -> tuple[Engine, Recorder]:
+        if not resume:
+            before(engine)
         try:
-            engine, recorder = fit_engine(data, resume)
+            recorder = fit_engine(data, resume)
         except NonFiniteLossError as error:
             if not (reason := family.explain_divergence(run.task, data)):
                 raise
@@ -77,8 +87,8 @@ def train_and_judge(run: Run, data: Any, folder: Path) -> tuple[dict[str, Any], 
 
 def choose_trainer(
     engine_name: EngineName, task: Task, folder: Path, *, resume: bool = False
-) -> Callable[[Any, bool], tuple[Engine, Recorder]]:
-    """(data, resume) -> (engine with the final weights, history). Nothing is written before.
+) -> tuple[Engine, Callable[[Any, bool], Recorder]]:
+    """(engine, (data, resume) -> history, with the final weights in the engine).
 
     A task that starts from a checkpoint has its weights, unless it is resumed.
 
@@ -103,9 +113,11 @@ def choose_trainer(
             raise ValueError(missing_extra(engine_name, error)) from None
         check_supported(task)
         lit: Any = make_engine(engine_name, task, folder, start)
-        return lambda data, resume: fit_lightning(task, data, folder, resume=resume, engine=lit)
+        return lit, lambda data, resume: fit_lightning(
+            task, data, folder, resume=resume, engine=lit
+        )[1]
     engine = make_engine(engine_name, task, folder, start)
-    return lambda data, resume: (engine, fit(task, data, engine, folder, resume=resume))
+    return engine, lambda data, resume: fit(task, data, engine, folder, resume=resume)
 
 
 def _pretrained(task: Task, fresh: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
