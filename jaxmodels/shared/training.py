@@ -89,10 +89,10 @@ def choose_trainer(
     """
     process = this_process()
     if process.count > 1:
-        if engine_name != "accelerate":
+        if engine_name not in ("accelerate", "xla"):
             raise ValueError(
                 f"--engine {engine_name} trains in one process, and this is one of {process.count} "
-                "(WORLD_SIZE); take --engine accelerate, or start it with plain python"
+                "(WORLD_SIZE); take --engine accelerate or xla, or start it with plain python"
             )
         check_divides(task.training.batch_size, task.training.micro_batches, process)
     start = partial(_pretrained, task) if checkpoint_of(task) and not resume else None

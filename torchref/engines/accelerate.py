@@ -30,7 +30,7 @@ from jaxmodels.shared.files import could_not_write
 from jaxmodels.shared.loop import Start
 from jaxmodels.shared.processes import this_process
 from jaxmodels.shared.tasks import Task
-from torchref.engines.plain import TorchEngine, as_numpy, missing, to_tensors
+from torchref.engines.plain import TorchEngine, as_numpy, check_processes, missing, to_tensors
 from torchref.optim import prepare_gradients, set_learning_rate
 from torchref.step import Average, compute_gradients
 
@@ -171,13 +171,7 @@ class AccelerateEngine(TorchEngine):
         model = as_numpy({f"model.{key}": v for key, v in self.model.state_dict().items()})
         check_record(record, model, where=str(path), prefix="model.")
         position = dict(check_tensors(record, content, where=str(path)))
-        count = position.pop("processes")
-        if count != self.process.count:
-            raise ValueError(
-                f"checkpoint {path} is of {count} processes, and this is one of "
-                f"{self.process.count}; start {count}, or start again without --resume, in another "
-                "--out"
-            )
+        check_processes(path, position.pop("processes"), self.process)
         self.accelerator.load_state(str(path))
         return position
 

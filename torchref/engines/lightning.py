@@ -51,7 +51,7 @@ class LitTask(lightning.LightningModule):
         self.automatic_optimization = task.training.micro_batches == 1
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, torch.Tensor]:
-        options = {"step": self.global_step, "seed": self.task.training.seed}
+        options: dict[str, Any] = {"step": self.global_step, "seed": self.task.training.seed}
         if self.automatic_optimization:
             metrics, self.carry = training_loss(self.task, self.model, batch, self.carry, **options)
             return metrics

@@ -5,6 +5,7 @@
 """
 
 import json
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import nn
 from jaxmodels.shared.checksums import Position, check_record, check_tensors, damaged, seal
 from jaxmodels.shared.files import replaced
 from jaxmodels.shared.loop import Start
+from jaxmodels.shared.processes import Process
 from jaxmodels.shared.tasks import Task
 from torchref.frozen import freeze_found
 from torchref.lora import add_lora, merge, save_adapter
@@ -30,17 +32,27 @@ from torchref.weights import load_tensors, read_tensors
 class TorchEngine:
     """Trains a task's model; `folder` receives the checkpoints. See `make_model`."""
 
-    def __init__(self, task: Task, folder: Path, start: Start | None = None):
+    def __init__(
+        self,
+        task: Task,
+        folder: Path,
+        start: Start | None = None,
+        *,
+        device: torch.device | None = None,
+    ):
         self.task = task
         self.folder = folder / "checkpoints"
-        self.model = make_model(task, start)
+        self.device = device or torch.device("cpu")
+        self.model = make_model(task, start).to(self.device)
         self.optimizer = make_optimizer(task.optimizer, self.model, task.layers())
         trained = (p for p in self.model.parameters() if p.requires_grad)
         self.trainable_parameters = sum(p.numel() for p in trained)
         decay = task.training.ema_decay
         self.average = Average(self.model, decay) if decay else None
         self.carry: Carry = None
-        self.device = torch.device("cpu")
+
+    def feed(self, batches: Iterator[Any]) -> AbstractContextManager[Iterator[Any]]:
+        return nullcontext(batches)
 
     def train_step(self, batch: dict[str, np.ndarray], *, step: int, rate: float) -> dict[str, Any]:
         metrics, self.carry = train_step(
@@ -115,7 +127,7 @@ class TorchEngine:
             if value is not None
         }
         parts = model | slots | self.carried()
-        tensors = {key: value.contiguous() for key, value in parts.items()}
+        tensors = {key: value.cpu().contiguous() for key, value in parts.items()}
         record = seal(position, as_numpy(tensors))
         with replaced(path) as temporary:
             save_file(tensors, temporary, metadata={"record": json.dumps(record)})
@@ -169,6 +181,15 @@ def to_tensors(batch: dict[str, np.ndarray], device: torch.device | None = None)
 
 def as_numpy(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     return {name: value.detach().cpu().numpy() for name, value in tensors.items()}
+
+
+def check_processes(path: Path, count: int, process: Process) -> None:
+    """Raises a ValueError unless the checkpoint is of as many processes as there are."""
+    if count != process.count:
+        raise ValueError(
+            f"checkpoint {path} is of {count} processes, and this is one of {process.count}; start "
+            f"{count}, or start again without --resume, in another --out"
+        )
 
 
 def missing(path: Path) -> ValueError:
