@@ -1,12 +1,13 @@
 """Each library works without the other's framework, and importing either starts nothing."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from parity_tests.tiny_runs import clean_environment
+from parity_tests.tiny_runs import call, clean_environment
 
 # Refuses to import some packages, as if they were not installed.
 BLOCK = """
@@ -104,6 +105,20 @@ def test_missing_framework_names_the_extra(
     assert f"pip install 'jaxmodels[{extra}]'" in first
     assert f"--engine {other}" in first
     assert second.startswith(f"2|error: --engine {engine} needs")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("torch_xla") is not None, reason="torch_xla is installed"
+)
+def test_without_torch_xla_one_line_says_what_to_install(tmp_path: Path) -> None:
+    command = ("train", "cifar10-logistic", "--engine", "xla", "--out", tmp_path / "new")
+    code, _, errors = call(*command)
+    assert (code, errors) == (
+        2,
+        "error: --engine xla needs torch_xla, which is not installed; run: pip install "
+        "'jaxmodels[xla]', in an environment of its own\n",
+    )
     assert not (tmp_path / "new").exists()
 
 
