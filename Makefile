@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow test-xla lint format clean
 
 .venv/.built: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxmodels needs Python 3.11 or newer; try make PYTHON=python3.12")'
@@ -27,11 +27,21 @@ demo: .venv/.built
 
 ## One thread of torch a worker: two that wait for each other's cores take twice the time.
 test: .venv/.built
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m 'not slow and not tpu' --durations=60
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m 'not slow and not tpu and not xla' --durations=60
 
 ## What `make test` leaves out; real data is read from $$JAXMODELS_DATA.
 test-slow: .venv/.built
-	$(BIN)/pytest -m 'slow and not tpu'
+	$(BIN)/pytest -m 'slow and not tpu and not xla'
+
+# torch-xla runs with one version of torch alone, of which PyPI has the CUDA build: 7 GB, two minutes.
+.venv-xla/.built: pyproject.toml constraints-xla.txt
+	$(PYTHON) -m venv .venv-xla
+	.venv-xla/bin/pip install --quiet --disable-pip-version-check --constraint constraints-xla.txt --editable '.[jax,sample,xla]' pytest
+	touch $@
+
+## The torch-xla engine, in an environment of its own.
+test-xla: .venv-xla/.built
+	PJRT_DEVICE=CPU .venv-xla/bin/pytest -m xla --durations=30 parity_tests/test_xla.py
 
 lint: .venv/.built
 	$(BIN)/ruff check .
@@ -43,4 +53,4 @@ format: .venv/.built
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv runs build *.egg-info
+	rm -rf .venv .venv-xla runs build *.egg-info

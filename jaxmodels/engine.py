@@ -4,7 +4,8 @@
 >>> history = fit(task, data, engine, folder, resume=False)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,9 @@ class FlaxEngine:
         self.jitted_predict = make_predict(self.graphdef, self.objective.inputs)
         self.dropout_key = jax.random.key(training.seed)
         self.checkpoints = Checkpoints(folder / "checkpoints")
+
+    def feed(self, batches: Iterator[Any]) -> AbstractContextManager[Iterator[Any]]:
+        return nullcontext(batches)
 
     def train_step(self, batch: dict[str, np.ndarray], *, step: int, rate: float) -> dict[str, Any]:
         names = (*self.objective.inputs, self.objective.target, "reset")

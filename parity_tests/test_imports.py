@@ -1,10 +1,12 @@
 """Each library works without the other's framework, and importing either starts nothing."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 
 from parity_tests.fresh_processes import BLOCK, run
+from parity_tests.tiny_runs import call
 
 WITHOUT_TORCH = BLOCK.format(blocked=("torch", "lightning", "pytorch_lightning", "torchmetrics"))
 WITHOUT_JAX = BLOCK.format(blocked=("jax", "jaxlib", "flax", "optax", "orbax"))
@@ -78,6 +80,20 @@ def test_missing_framework_names_the_extra(
     assert f"pip install 'jaxmodels[{extra}]'" in first
     assert f"--engine {other}" in first
     assert second.startswith(f"2|error: --engine {engine} needs")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("torch_xla") is not None, reason="torch_xla is installed"
+)
+def test_without_torch_xla_one_line_says_what_to_install(tmp_path: Path) -> None:
+    command = ("train", "cifar10-logistic", "--engine", "xla", "--out", tmp_path / "new")
+    code, _, errors = call(*command)
+    assert (code, errors) == (
+        2,
+        "error: --engine xla needs torch_xla, which is not installed; run: pip install "
+        "'jaxmodels[xla]', in an environment of its own\n",
+    )
     assert not (tmp_path / "new").exists()
 
 

@@ -9,7 +9,8 @@ from jaxmodels.engine import FlaxEngine
 from jaxmodels.shared.configs import SimpleCNNConfig
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.tasks import TASKS, OptimizerConfig, ParityConfig, TrainingConfig
-from parity_tests.results import Curves
+from parity_tests.results import Curves, Verdict
+from parity_tests.tiny_runs import load_script
 from parity_tests.trajectories import (
     ENGINES,
     TORCH_ENGINES,
@@ -149,6 +150,17 @@ def test_torchs_engines_train_the_same_bits():
     counted = {leaf.name.partition(" ")[0] for leaf in verdict.leaves}
     assert counted == {"lightning", "accelerate"}
     assert verdict.value == 0 < len(verdict.leaves)
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_xla_is_compared_where_it_is_installed_and_missed_in_words(installed, monkeypatch):
+    script, verdict = load_script("parity"), Verdict("t", "engines", "float32", 0, 0, "w", note="3")
+    monkeypatch.setattr(script, "engines_rung", lambda *_: verdict)
+    monkeypatch.setattr(script, "xla_rung", lambda *_: "xla's")
+    monkeypatch.setattr(script, "xla_installed", lambda: installed)
+    first, *others = script.measure(TASK, "engines", "sample", 2, [], [])
+    assert others == ["xla's"] * installed
+    assert first.note == ("3" if installed else "3; without xla: torch_xla is not installed here")
 
 
 def test_an_engine_with_another_rate_is_caught():

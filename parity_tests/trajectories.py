@@ -69,7 +69,7 @@ def curve_rung(
     masks.
     """
     engines = engines or ENGINES
-    task = _without_dropout(task)
+    task = without_dropout(task)
     start = read_tensors(create(task.model, seed=task.training.seed))
     rng = np.random.default_rng(task.training.seed)
 
@@ -269,7 +269,7 @@ def engines_rung(
     """
     engines = engines or TORCH_ENGINES
     start = read_tensors(make_model(task))
-    batches = list(_batches(task, data, range(steps)))
+    batches = list(stored_batches(task, data, range(steps)))
     expected, *others = (train(task, batches, start) for train in engines.values())
     first, *names = engines
     differing = [
@@ -310,12 +310,12 @@ def _train(engine: Engine, task: Task, data: Any, steps: range, total_steps: int
     """Trains the given steps of a schedule of `total_steps`; returns the losses."""
     losses = [
         engine.train_step(batch, step=step, rate=_rate(task, step, total_steps))["loss"]
-        for step, batch in zip(steps, _batches(task, data, steps), strict=True)
+        for step, batch in zip(steps, stored_batches(task, data, steps), strict=True)
     ]
     return [float(loss) for loss in losses]
 
 
-def _batches(task: Task, data: Any, steps: range) -> Iterator[Batch]:
+def stored_batches(task: Task, data: Any, steps: range) -> Iterator[Batch]:
     for batch in islice(family_of(task).training_batches(task, data, steps.start), len(steps)):
         yield {name: stored_channels_first(value) for name, value in batch.items()}
 
@@ -324,7 +324,7 @@ def _rate(task: Task, step: int, total_steps: int) -> float:
     return learning_rate(task.schedule, task.optimizer.learning_rate, step, total_steps)
 
 
-def _without_dropout(task: Task) -> Task:
+def without_dropout(task: Task) -> Task:
     rates = [f.name for f in dataclasses.fields(task.model) if f.name.endswith("dropout_rate")]
     return dataclasses.replace(
         task, model=dataclasses.replace(task.model, **dict.fromkeys(rates, 0.0))

@@ -25,6 +25,7 @@ from parity_tests.report import environment, print_matrix, write_report
 from parity_tests.results import Accuracies, AuditRow, Curves, Report, Verdict
 from parity_tests.text_rung import text_rung, writes_text
 from parity_tests.trajectories import curve_rung, engines_rung, metric_rung, resume_rung
+from parity_tests.xla_rung import without_xla, xla_installed, xla_rung
 
 
 def main() -> int:
@@ -136,7 +137,8 @@ def measure(
     if rung == "resume":
         return [resume_rung(task, data)]
     if rung == "engines":
-        return [engines_rung(task, data)]
+        verdict = engines_rung(task, data)
+        return [verdict, xla_rung(task, data)] if xla_installed() else [without_xla(verdict)]
     if rung == "curve":
         verdict, curve = curve_rung(task, data)
         curves.append(curve)

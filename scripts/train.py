@@ -1,6 +1,6 @@
 """Trains a task on an engine: python scripts/train.py TASK --engine flax --out runs/first
 
-usage: train.py TASK [--engine flax|torch|lightning|accelerate] [--source sample|hub|tfds|PATH]
+usage: train.py TASK [--engine flax|torch|lightning|accelerate|xla] [--source sample|hub|tfds|PATH]
                 [--out DIR] [--epochs N] [--batch-size N] [--seed N] [--resume]
                 [--pretrained PATH|HUB_ID] [--optimizer.learning-rate 0.1 ...]
 
@@ -10,6 +10,8 @@ in any layout that the task's data set is found in (README.md lists them).
 In several processes, on GPUs or CPUs:
     accelerate launch --multi_gpu --num_processes 2 scripts/train.py TASK --engine accelerate
     torchrun --nproc-per-node 2 scripts/train.py TASK --engine lightning
+In one a TPU's chip:
+    python -m torchref.engines.xla_launch scripts/train.py TASK --engine xla
 """
 
 import importlib.util

@@ -1,6 +1,6 @@
 """Searches for better settings of a task: python scripts/tune.py TASK --trials 20 --out DIR
 
-usage: tune.py TASK [--engine flax|torch|lightning|accelerate] [--source sample|hub|tfds|PATH]
+usage: tune.py TASK [--engine flax|torch|lightning|accelerate|xla] [--source sample|hub|tfds|PATH]
                [--out DIR] [--trials N] [--epochs N] [--seed N] [--data.window 30 ...]
 
 Trial 0 is the task's own recipe, with the settings that are given; the others vary its learning

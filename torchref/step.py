@@ -25,16 +25,23 @@ Carry = Any  # per layer a tuple of (directions, B, H); None before the first ba
 
 
 def training_loss(
-    task: Task, model: nn.Module, batch: Batch, carry: Carry = None, *, step: int, seed: int
+    task: Task,
+    model: nn.Module,
+    batch: Batch,
+    carry: Carry = None,
+    *,
+    step: int,
+    seed: int,
+    draw_from: Callable[[int], Any] = torch.manual_seed,
 ) -> tuple[dict[str, torch.Tensor], Carry]:
     """{"loss", "metric"} of a batch in training mode, where the loss carries the graph; carry.
 
-    Dropout draws from a generator seeded by (seed, step), so a resumed run draws the same masks
-    and no generator's state needs saving. The process-wide generator is left as it was.
+    Dropout draws from the generator that `draw_from` seeds, by (seed, step), so a resumed run draws
+    the same masks and no generator's state needs saving. torch's own is left as it was.
     """
     objective = make_objective(task)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed((seed << 32) + step)
+        draw_from((seed << 32) + step)
         outputs, carry = forward(task, model, batch, carry)
     targets = batch[objective.target]
     metric = objective.metric(outputs.detach(), targets)
@@ -76,6 +83,7 @@ def compute_gradients(
     step: int,
     seed: int,
     backward: Callable[[torch.Tensor], Any] = torch.Tensor.backward,
+    draw_from: Callable[[int], Any] = torch.manual_seed,
     process: int = 0,
     processes: int = 1,
 ) -> tuple[dict[str, torch.Tensor], Carry]:
@@ -96,7 +104,13 @@ def compute_gradients(
     for number in range(own):
         part = process * own + number
         metrics, carries[number] = training_loss(
-            task, model, cut[part], carries[number], step=step * parts + part, seed=seed
+            task,
+            model,
+            cut[part],
+            carries[number],
+            step=step * parts + part,
+            seed=seed,
+            draw_from=draw_from,
         )
         share = int(objective.count(cut[part][objective.target])) / total if parts > 1 else 1.0
         backward(metrics["loss"] * share)

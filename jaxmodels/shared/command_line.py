@@ -31,7 +31,7 @@ from jaxmodels.shared.tasks import (
 if TYPE_CHECKING:
     from jaxmodels.shared.loop import Engine, Start
 
-EngineName = Literal["flax", "torch", "lightning", "accelerate"]
+EngineName = Literal["flax", "torch", "lightning", "accelerate", "xla"]
 Arguments = TypeVar("Arguments")
 
 
@@ -73,6 +73,10 @@ def make_engine(
             from torchref.engines.accelerate import AccelerateEngine
 
             return AccelerateEngine(task, folder, start)
+        if name == "xla":
+            from torchref.engines.xla import XLAEngine
+
+            return XLAEngine(task, folder, start)
         from torchref.engines.plain import TorchEngine
 
         return TorchEngine(task, folder, start)
@@ -109,9 +113,10 @@ def load_engine(folder: Path, name: EngineName | None = None) -> tuple[Run, "Eng
 def missing_extra(engine: str, error: ModuleNotFoundError) -> str:
     """What to install for an engine whose framework is missing."""
     extra = {"flax": "jax"}.get(engine, engine)
+    where = ", in an environment of its own" if engine == "xla" else ""  # another torch
     return (
         f"--engine {engine} needs {error.name}, which is not installed; "
-        f"run: pip install 'jaxmodels[{extra}]'"
+        f"run: pip install 'jaxmodels[{extra}]'{where}"
     )
 
 

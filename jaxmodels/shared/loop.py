@@ -7,7 +7,7 @@ compares is its family's.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +32,10 @@ class Engine(Protocol):
     @property
     def trainable_parameters(self) -> int:
         """How many numbers the optimizer moves."""
+        ...
+
+    def feed(self, batches: Iterator[Batch]) -> AbstractContextManager[Iterator[Batch]]:
+        """The batches that `train_step` will be given; an engine may send them ahead."""
         ...
 
     def train_step(self, batch: Batch, *, step: int, rate: float) -> dict[str, Any]:
@@ -89,7 +93,11 @@ def fit(task: Task, data: Any, engine: Engine, folder: Path, *, resume: bool) ->
     recorder.rewind(position["epoch"])
     batches = family.training_batches(task, data, position["step"])
     probe = probe_batch(task, data)
-    with closing(recorder), progress_bar(task, data, steps, done=position["step"]) as bar:
+    with (
+        closing(recorder),
+        progress_bar(task, data, steps, done=position["step"]) as bar,
+        engine.feed(batches) as batches,
+    ):
         while position["epoch"] < training.epochs and not recorder.should_stop:
             row = train_epoch(task, engine, batches, bar, position, steps, probe)
             position = {"step": (position["epoch"] + 1) * steps, "epoch": position["epoch"] + 1}

@@ -98,10 +98,10 @@ def choose_trainer(
     """
     process = this_process()
     if process.count > 1:
-        if engine_name not in ("accelerate", "lightning"):
+        if engine_name not in ("lightning", "accelerate", "xla"):
             raise ValueError(
                 f"--engine {engine_name} trains in one process, and this is one of {process.count} "
-                "(WORLD_SIZE); take --engine accelerate or lightning, or start it with plain "
+                "(WORLD_SIZE); take --engine lightning, accelerate or xla, or start it with plain "
                 "python"
             )
         check_divides(task.training.batch_size, task.training.micro_batches, process)

@@ -5,6 +5,7 @@
 """
 
 import json
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -30,17 +31,27 @@ from torchref.weights import load_tensors, read_tensors
 class TorchEngine:
     """Trains a task's model; `folder` receives the checkpoints. See `make_model`."""
 
-    def __init__(self, task: Task, folder: Path, start: Start | None = None):
+    def __init__(
+        self,
+        task: Task,
+        folder: Path,
+        start: Start | None = None,
+        *,
+        device: torch.device | None = None,
+    ):
         self.task = task
         self.folder = folder / "checkpoints"
-        self.model = make_model(task, start)
+        self.device = device or torch.device("cpu")
+        self.model = make_model(task, start).to(self.device)
         self.optimizer = make_optimizer(task.optimizer, self.model, task.layers())
         trained = (p for p in self.model.parameters() if p.requires_grad)
         self.trainable_parameters = sum(p.numel() for p in trained)
         decay = task.training.ema_decay
         self.average = Average(self.model, decay) if decay else None
         self.carry: Carry = None
-        self.device = torch.device("cpu")
+
+    def feed(self, batches: Iterator[Any]) -> AbstractContextManager[Iterator[Any]]:
+        return nullcontext(batches)
 
     def train_step(self, batch: dict[str, np.ndarray], *, step: int, rate: float) -> dict[str, Any]:
         metrics, self.carry = train_step(
@@ -115,7 +126,7 @@ class TorchEngine:
             if value is not None
         }
         parts = model | slots | self.carried()
-        tensors = {key: value.contiguous() for key, value in parts.items()}
+        tensors = {key: value.cpu().contiguous() for key, value in parts.items()}
         record = seal(position, as_numpy(tensors))
         with replaced(path) as temporary:
             save_file(tensors, temporary, metadata={"record": json.dumps(record)})

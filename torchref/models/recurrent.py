@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules import rnn
 
 from jaxmodels.shared.configs import (
     CharRNNConfig,
@@ -34,7 +35,7 @@ class LSTM(nn.LSTM):
         return _padded(self, torch.lstm, x, lengths, state)
 
 
-class GRU(nn.GRU):
+class GRU(rnn.GRU):  # not nn's, where torch_xla puts one of its own
     """One layer: x (B, T, F) -> outputs (B, T, directions * H), (h,); `lengths` as in `LSTM`."""
 
     def forward(  # type: ignore[override]
