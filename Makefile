@@ -36,7 +36,7 @@ test-slow: .venv/.built
 # torch-xla runs with one version of torch alone, of which PyPI has the CUDA build: 7 GB, two minutes.
 .venv-xla/.built: pyproject.toml constraints-xla.txt
 	$(PYTHON) -m venv .venv-xla
-	.venv-xla/bin/pip install --quiet --disable-pip-version-check --constraint constraints-xla.txt --editable '.[jax,sample,xla]' pytest
+	.venv-xla/bin/pip install --quiet --disable-pip-version-check --constraint constraints-xla.txt --editable '.[jax,sample,text,forecast,xla]' pytest
 	touch $@
 
 ## The torch-xla engine, in an environment of its own.

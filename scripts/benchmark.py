@@ -2,14 +2,20 @@
 
 Each round times every contender once on the same batch, so that a machine whose speed drifts slows
 all alike; the medians over the rounds and their ratio to Flax's are printed and written as JSON.
+
+With --engines, trains each task on each engine instead, in a process of its own, and makes one
+table of final metrics, seconds a step and peak memory. Runs that --out has are not repeated.
 """
 
 import argparse
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +27,16 @@ from rich.table import Table
 
 from jaxmodels import ops
 from jaxmodels.engine import FlaxEngine
-from jaxmodels.shared.command_line import find_task, run_script
+from jaxmodels.shared.command_line import find_task, run_script, with_settings
 from jaxmodels.shared.data.batches import Batch
+from jaxmodels.shared.experiments.engine_table import (
+    ENGINES,
+    engine_table,
+    place_table,
+    train_apart,
+)
 from jaxmodels.shared.families.registry import family_of
-from jaxmodels.shared.files import write_json
+from jaxmodels.shared.files import replaced, write_json
 from jaxmodels.shared.tasks import TASKS, Task
 from parity_tests.pairs import stored_channels_first
 from parity_tests.report import environment
@@ -44,8 +56,35 @@ def main() -> None:
     parser.add_argument(
         "--ops", action="store_true", help="time the ops' gradients against XLA's own instead"
     )
+    parser.add_argument("--engines", help=f"all, or some of {','.join(ENGINES)}: the table of runs")
+    parser.add_argument("--source", default="sample", help="of those runs [default: sample]")
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="GROUP.NAME=VALUE",
+        help="a setting of those runs, such as training.epochs=2",
+    )
+    parser.add_argument(
+        "--xla-python",
+        default=".venv-xla/bin/python",
+        metavar="PYTHON",
+        help="of the environment that has torch-xla [default: .venv-xla/bin/python]",
+    )
+    parser.add_argument(
+        "--readme", type=Path, metavar="FILE", help="put the table between its marks"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
     arguments = parser.parse_args()
+    tasks = [find_task(name) for name in arguments.tasks] or list(TASKS.values())
+    if arguments.engines:
+        tasks = [with_settings(task, arguments.settings, flag="--set") for task in tasks]
+        engines = choose_engines(arguments.engines, arguments.xla_python)
+        compare_engines(tasks, engines, arguments.source, arguments.out, arguments.readme)
+        return
+    if arguments.settings or arguments.readme:
+        raise ValueError("--set and --readme belong to --engines; add --engines all")
     against = arguments.against.split(",")
     if unknown := set(against) - set(CONTENDERS):
         raise ValueError(f"--against {unknown.pop()!r} is unknown; expected some of {CONTENDERS}")
@@ -56,13 +95,53 @@ def main() -> None:
         rows = time_ops(arguments.repeat)
         print_ops(rows)
     else:
-        tasks = [find_task(name) for name in arguments.tasks] or list(TASKS.values())
         rows = [row for task in tasks for row in time_task(task, against, arguments.repeat)]
         print_table(rows)
     arguments.out.mkdir(parents=True, exist_ok=True)
     content = {"environment": environment(), "cores": os.cpu_count(), "rows": rows}
     write_json(arguments.out / "benchmark.json", content)
     print(f"written: {arguments.out / 'benchmark.json'}")
+
+
+def choose_engines(names: str, xla_python: str) -> dict[str, str]:
+    """The Python of each engine; of "all", those that are installed."""
+    chosen = ENGINES if names == "all" else tuple(names.split(","))
+    if unknown := set(chosen) - set(ENGINES):
+        raise ValueError(
+            f"--engines {unknown.pop()!r} is unknown; expected all or some of {ENGINES}"
+        )
+    pythons = dict.fromkeys(chosen, sys.executable)
+    if "xla" in chosen and not find_spec("torch_xla"):
+        pythons["xla"] = xla_python
+        if not Path(xla_python).exists():
+            if names != "all":
+                raise ValueError(
+                    f"--xla-python {xla_python} does not exist; make test-xla builds it"
+                )
+            print(f"without xla: {xla_python} does not exist; make test-xla builds it")
+            del pythons["xla"]
+    return pythons
+
+
+def compare_engines(
+    tasks: list[Task], engines: dict[str, str], source: str, out: Path, readme: Path | None
+) -> None:
+    """Trains, prints a line a run, and writes engines.json, engines.md and the page's table."""
+    rows = []
+    for task in tasks:
+        for engine, python in engines.items():
+            rows.append(train_apart(task, engine, source, out, python=python))
+            row = rows[-1]
+            print(f"{row.task} on {row.engine}: {row.metric} {row.value:.4f}", flush=True)
+    table = engine_table(rows)
+    print(table, end="")
+    content = {"environment": environment(), "cores": os.cpu_count(), "source": source}
+    write_json(out / "engines.json", content | {"rows": [asdict(row) for row in rows]})
+    with replaced(out / "engines.md") as temporary:
+        temporary.write_text(table, encoding="utf-8")
+    if readme:
+        place_table(readme, table)
+    print(f"written: {out / 'engines.md'}" + (f", {readme}" if readme else ""))
 
 
 def time_task(task: Task, against: list[str], repeat: int) -> list[dict[str, object]]:
