@@ -115,11 +115,14 @@ def _record(
 
 
 def _shapes(value: Any) -> tuple[Shape, ...]:
-    """Of the arrays in arguments, a tuple, or an output object."""
-    leaves = jax.tree.leaves(value)
-    if not all(hasattr(leaf, "shape") for leaf in leaves):  # an object that JAX does not look into
-        leaves = [leaf for part in leaves for leaf in vars(part).values() if leaf is not None]
-    return tuple(tuple(leaf.shape) for leaf in leaves if hasattr(leaf, "shape"))
+    """Of the arrays in arguments, a tuple, or an output object; what is no array is passed over."""
+    found: list[Shape] = []
+    for leaf in jax.tree.leaves(value):
+        if hasattr(leaf, "shape"):
+            found.append(tuple(leaf.shape))
+        else:  # an object that JAX does not look into, or a number
+            found.extend(_shapes(list(getattr(leaf, "__dict__", {}).values())))
+    return tuple(found)
 
 
 def _macs_by_layer(program: Any) -> Counter[str]:

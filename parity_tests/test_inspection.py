@@ -96,6 +96,29 @@ def test_attention_loops_and_tied_heads_are_counted(scan):
     assert lstm.macs == 60 * 4 * 64 * (1 + 64)
 
 
+def test_a_model_of_ones_own_with_arguments_that_are_no_arrays():
+    class Flax(nnx.Module):
+        def __init__(self):
+            self.linear = nnx.Linear(3, 5, rngs=nnx.Rngs(0))
+
+        def __call__(self, x, times):
+            return {"out": self.linear(x) * times}
+
+    class Torch(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(3, 5)
+
+        def forward(self, x, times):
+            return (self.linear(x) * times,)
+
+    (flax,) = jaxmodels.inspection.layers(Flax(), np.zeros((2, 3), np.float32), 4)
+    (found,) = torchref.inspection.layers(Torch(), torch.zeros(2, 3), 4)
+    for row in (flax, found):
+        assert (row.name, row.parameters, row.macs) == ("linear", 20, 30)
+        assert (row.inputs, row.output) == (((2, 3),), (2, 5))
+
+
 def test_the_table_is_aligned_and_sums():
     images = torch.zeros(1, 32, 32, 3)
     header, *lines = layer_table(torchref.inspection.layers(create_torch(SIMPLE_NN), images)).split(

@@ -21,16 +21,14 @@ from torchref.step import compute_gradients
 from torchref.weights import read_tensors
 
 
-def layers(model: nn.Module, *inputs: torch.Tensor) -> list[Layer]:
+def layers(model: nn.Module, *inputs: Any) -> list[Layer]:
     """The layers of `model(*inputs)` in evaluation mode, in order of execution.
 
     MACs are halves of the FLOPs that torch's own counter finds. A fused LSTM hides from it in
     float32, so that the copy is in float64.
     """
     model = copy.deepcopy(model).to("meta", torch.float64).eval()
-    arguments = [
-        value.to("meta", torch.float64 if value.is_floating_point() else None) for value in inputs
-    ]
+    arguments = [_on_meta(value) for value in inputs]
     calls: dict[str, tuple[tuple[Shape, ...], Shape]] = {}
     activations: Counter[str] = Counter()
 
@@ -77,6 +75,12 @@ def gradients(
     return {name: weights[name] for name in found}, found
 
 
+def _on_meta(value: Any) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.to("meta", torch.float64 if value.is_floating_point() else None)
+
+
 def _own_macs(model: nn.Module, counted: dict[str, dict[Any, int]]) -> Counter[str]:
     """The counter's FLOPs (each module with all in it) as MACs of each module's own."""
     root = type(model).__name__
@@ -100,8 +104,9 @@ def _caller(name: str, whole: dict[str, int]) -> str:
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:
-    """In arguments, in a tuple, or in an output object."""
+    """In arguments, in a tuple, or in an output object; what is no tensor is passed over."""
     if isinstance(value, torch.Tensor):
         return [value]
-    parts = value if isinstance(value, tuple | list) else vars(value).values()
-    return [tensor for part in parts if part is not None for tensor in _tensors(part)]
+    inner = getattr(value, "__dict__", {}).values()
+    parts = value if isinstance(value, tuple | list) else inner
+    return [tensor for part in parts for tensor in _tensors(part)]
