@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import library
 from torch_xla.experimental.scan import scan
 
 Tensors = Sequence[torch.Tensor]
@@ -142,7 +143,7 @@ def batch_norm(
 # What torch's own kernel calls.
 _batch_norm_impl_index = torch._batch_norm_impl_index  # pyright: ignore[reportPrivateImportUsage]
 
-_LIBRARY = torch.library.Library("aten", "IMPL")  # kernels live as long as it does
-_LIBRARY.impl("lstm.input", lstm, "AutogradXLA")
-_LIBRARY.impl("gru.input", gru, "AutogradXLA")
-_LIBRARY.impl("batch_norm", batch_norm, "AutogradXLA")
+_KERNELS = library.Library("aten", "IMPL")  # which live as long as it does
+_KERNELS.impl("lstm.input", lstm, "AutogradXLA")
+_KERNELS.impl("gru.input", gru, "AutogradXLA")
+_KERNELS.impl("batch_norm", batch_norm, "AutogradXLA")

@@ -115,11 +115,11 @@ class RunWriter:
 
 @dataclass(frozen=True)
 class CheckpointWriter:
-    """A GPT-2, through its library's `generate` module; `ends` are its end-of-text tokens."""
+    """A GPT-2, by `generation`: jaxmodels.generate or its twin; `ends` are its end-of-text tokens."""
 
     model: Any
     tokenizer: Tokenizer
-    library: Any
+    generation: Any
     ends: tuple[int, ...]
 
     def stream(
@@ -130,7 +130,7 @@ class CheckpointWriter:
         if sampling.temperature > 0:
             how |= {"do_sample": True, "temperature": sampling.temperature}
             how |= {"top_k": sampling.top_k or None, "top_p": sampling.top_p}
-        tokens_as_chosen = self.library.stream(
+        tokens_as_chosen = self.generation.stream(
             self.model,
             *_padded(prompts),
             max_new_tokens=max_new_tokens,
@@ -160,7 +160,7 @@ class CheckpointWriter:
             raise ValueError("--temperature with --beams is for runs; leave one of them out")
         ids, mask = _padded(prompts)
         last_tokens = (*self.ends, *stop_tokens)
-        found = self.library.generate(
+        found = self.generation.generate(
             self.model,
             ids,
             mask,
@@ -205,10 +205,10 @@ def _open_checkpoint(folder: Path, engine: EngineName | None) -> CheckpointWrite
     engine = engine or ("flax" if find_spec("jax") else "torch")
     try:
         if engine == "flax":
-            from jaxmodels import generate as library
+            from jaxmodels import generate as generation
             from jaxmodels.pretrained import from_pretrained
         else:
-            from torchref import generate as library
+            from torchref import generate as generation
             from torchref.pretrained import from_pretrained
     except ModuleNotFoundError as error:
         raise ValueError(missing_extra(engine, error)) from None
@@ -217,7 +217,7 @@ def _open_checkpoint(folder: Path, engine: EngineName | None) -> CheckpointWrite
     content: Any = read_json(folder / "config.json")
     end = content.get("eos_token_id")
     ends = end if isinstance(end, list) else [] if end is None else [end]
-    return CheckpointWriter(model, tokenizer, library, tuple(ends))
+    return CheckpointWriter(model, tokenizer, generation, tuple(ends))
 
 
 def _padded(prompts: Prompts) -> tuple[np.ndarray, np.ndarray]:
