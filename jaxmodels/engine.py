@@ -74,6 +74,12 @@ class FlaxEngine:
         outputs, carry = self.jitted_predict(self.state, inputs, carry)
         return np.asarray(outputs), carry or None
 
+    def attentions(self, input_ids: np.ndarray) -> list[np.ndarray]:
+        """What each layer's heads look at, (B, H, T, T) float32, for ids (B, T); of a BERT."""
+        model: Any = state.merge(self.graphdef, parameters(self.state), self.state["stats"])
+        found = model(input_ids, output_attentions=True).attentions
+        return [np.asarray(layer, np.float32) for layer in found]
+
     def weights(self) -> dict[str, np.ndarray]:
         return to_torch_layout(
             {k: np.asarray(v) for k, v in (parameters(self.state) | self.state["stats"]).items()}

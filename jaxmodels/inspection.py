@@ -3,8 +3,9 @@
 >>> print(layer_table(layers(model, images)))
 """
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from flax import nnx
 
 from jaxmodels import state
 from jaxmodels.engine import initial_carry, make_model
+from jaxmodels.modules import named_modules, replace_call
 from jaxmodels.objective import make_objective
 from jaxmodels.shared.inspection import Layer, Shape
 from jaxmodels.shared.loop import Start
@@ -47,7 +49,7 @@ def layers(model: nnx.Module, *inputs: Any) -> list[Layer]:
         parameters = [v for v in vars(modules[name]).values() if isinstance(v, nnx.Param)]
         if parameters or macs[name]:
             shapes = [tuple(value.shape) for value in parameters]
-            kind, count = type(modules[name]).__name__, sum(int(np.prod(s)) for s in shapes)
+            kind, count = type(modules[name]).__name__, sum(math.prod(s) for s in shapes)
             row = (*calls[name], tuple(shapes), count, macs[name], activations[name])
             rows.append(Layer(name, kind, *row))
     return rows
@@ -80,21 +82,6 @@ def gradients(
     return weights, found
 
 
-def named_modules(model: nnx.Module) -> list[tuple[str, nnx.Module]]:
-    """Every module by dotted path, the model itself as ""; lists of modules are passed over."""
-    return [
-        (".".join(map(str, path)), module)
-        for path, module in nnx.iter_modules(model)
-        if not isinstance(module, nnx.List)
-    ]
-
-
-def replace_call(module: nnx.Module, call: Callable[..., Any]) -> None:
-    """Gives one module another `__call__`: Python looks it up on the class, so it gets its own."""
-    kind = type(module)
-    module.__class__ = type(kind.__name__, (kind,), {"__call__": call})
-
-
 def _record(
     name: str,
     module: nnx.Module,
@@ -108,7 +95,7 @@ def _record(
             output = original(self, *args, **options)
         found = _shapes(output)
         calls.setdefault(name, (_shapes(args), found[0] if found else ()))
-        activations[name] += int(np.prod(found[0])) if found else 0
+        activations[name] += math.prod(found[0]) if found else 0
         return output
 
     replace_call(module, call)
@@ -141,11 +128,11 @@ def _operations(program: Any, layer: str, times: int) -> Iterator[tuple[str, int
         shapes = [tuple(operand.aval.shape) for operand in (*equation.invars, *equation.outvars)]
         if equation.primitive.name == "dot_general":
             contracted = equation.params["dimension_numbers"][0][0]
-            length = int(np.prod([shapes[0][axis] for axis in contracted]))
-            yield own, times * int(np.prod(shapes[2])) * length
+            length = math.prod([shapes[0][axis] for axis in contracted])
+            yield own, times * math.prod(shapes[2]) * length
         elif equation.primitive.name == "conv_general_dilated":
             out_channels = shapes[1][equation.params["dimension_numbers"].rhs_spec[0]]
-            yield own, times * int(np.prod(shapes[2])) * int(np.prod(shapes[1])) // out_channels
+            yield own, times * math.prod(shapes[2]) * math.prod(shapes[1]) // out_channels
         turns = equation.params["length"] if equation.primitive.name == "scan" else 1
         for parameter in equation.params.values():
             for part in parameter if isinstance(parameter, tuple | list) else (parameter,):

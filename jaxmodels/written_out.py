@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxmodels.inspection import named_modules, replace_call
 from jaxmodels.models.layers import Conv
+from jaxmodels.modules import named_modules, replace_call
 
 
 def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:

@@ -14,13 +14,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxmodels.frozen import FrozenBatchNorm, become
-from jaxmodels.inspection import named_modules, replace_call
 from jaxmodels.lora import LoRALinear
 from jaxmodels.models import BERT, SimpleCNN, attention
 from jaxmodels.models.attention import MultiHeadAttention
 from jaxmodels.models.layers import BatchNorm, Conv
 from jaxmodels.models.recurrent import LSTM, State, gru_cell, lstm_cell
 from jaxmodels.models.time_series import InstanceNorm, Statistics
+from jaxmodels.modules import named_modules, replace_call
 from parity_tests.pairs import Pair
 
 Injection = Callable[[Pair], Pair]

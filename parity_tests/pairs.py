@@ -24,7 +24,7 @@ import jaxmodels.train
 import torchref.losses
 import torchref.optim
 from jaxmodels import state
-from jaxmodels.inspection import named_modules
+from jaxmodels.modules import named_modules
 from jaxmodels.shared.model_output import logits_of
 from jaxmodels.shared.schedules import ScheduleConfig, learning_rate
 from jaxmodels.shared.tasks import OptimizerConfig

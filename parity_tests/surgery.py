@@ -16,7 +16,7 @@ import torch
 from flax import nnx
 from torch import nn
 
-from jaxmodels.inspection import named_modules, replace_call
+from jaxmodels.modules import named_modules, replace_call
 from torchref.models.attention import MultiHeadAttention
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from flax import nnx
 
-from jaxmodels.inspection import replace_call
 from jaxmodels.models import LogisticRegression
+from jaxmodels.modules import replace_call
 from jaxmodels.shared.tasks import TASKS
 from jaxmodels.shared.weights import LeafRule, WeightRules, to_flax_layout, to_torch_layout
 from parity_tests import ladder, surgery

@@ -9,7 +9,7 @@ from flax import nnx
 
 import jaxmodels.models
 import torchref.models
-from jaxmodels.inspection import named_modules
+from jaxmodels.modules import named_modules
 from jaxmodels.shared.configs import (
     CONFIGS,
     CNNConfig,

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from jaxmodels import ops
 from jaxmodels.engine import FlaxEngine
-from jaxmodels.shared.command_line import find_task, run_script, with_settings
+from jaxmodels.shared.command_line import add_settings_flag, find_task, run_script, with_settings
 from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.experiments.engine_table import (
     ENGINES,
@@ -58,14 +58,7 @@ def main() -> None:
     )
     parser.add_argument("--engines", help=f"all, or some of {','.join(ENGINES)}: the table of runs")
     parser.add_argument("--source", default="sample", help="of those runs [default: sample]")
-    parser.add_argument(
-        "--set",
-        dest="settings",
-        action="append",
-        default=[],
-        metavar="GROUP.NAME=VALUE",
-        help="a setting of those runs, such as training.epochs=2",
-    )
+    add_settings_flag(parser, "a setting of those runs, such as training.epochs=2")
     parser.add_argument(
         "--xla-python",
         default=".venv-xla/bin/python",

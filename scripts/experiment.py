@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from jaxmodels.shared.command_line import EngineName, run_script
+from jaxmodels.shared.command_line import EngineName, add_settings_flag, run_script
 from jaxmodels.shared.experiments.studies import STUDIES, run_study
 from jaxmodels.shared.experiments.study_results import write_study
 
@@ -25,14 +25,7 @@ def main() -> None:
     parser.add_argument("--engine", choices=get_args(EngineName), default="flax")
     parser.add_argument("--source", default="sample", help="as of train.py [default: sample]")
     parser.add_argument("--out", type=Path, metavar="DIR", help="[default: runs/STUDY-ENGINE]")
-    parser.add_argument(
-        "--set",
-        dest="settings",
-        action="append",
-        default=[],
-        metavar="GROUP.NAME=VALUE",
-        help="a setting of every training, such as training.epochs=2",
-    )
+    add_settings_flag(parser, "a setting of every training, such as training.epochs=2")
     arguments = parser.parse_args()
     if arguments.study not in STUDIES:
         raise ValueError(

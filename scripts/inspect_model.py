@@ -12,12 +12,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 from jaxmodels.shared import run as runs
-from jaxmodels.shared.command_line import find_task, missing_extra, run_script, with_settings
+from jaxmodels.shared.command_line import (
+    add_settings_flag,
+    find_task,
+    missing_extra,
+    run_script,
+    with_settings,
+)
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.files import replaced
+from jaxmodels.shared.hub.tensor_files import open_tensors, read_all
 from jaxmodels.shared.inspection import layer_rows, layer_table, what_moves, without_weights
 from jaxmodels.shared.loop import Start
 from jaxmodels.shared.plots.weights import plot_gradients
@@ -37,14 +42,7 @@ def main() -> None:
     parser.add_argument(
         "--batch-size", type=int, default=1, metavar="N", help="of the table [default: 1]"
     )
-    parser.add_argument(
-        "--set",
-        dest="settings",
-        action="append",
-        default=[],
-        metavar="GROUP.NAME=VALUE",
-        help="a setting of the task, such as model.convolutions-per-stage=1",
-    )
+    add_settings_flag(parser, "a setting of the task, such as model.convolutions-per-stage=1")
     parser.add_argument("--out", type=Path, metavar="DIR", help="also write the files here")
     arguments = parser.parse_args()
     if arguments.batch_size < 1:
@@ -92,17 +90,9 @@ def find_model(name: str, settings: list[str]) -> tuple[Run, Path | None]:
 
 
 def stored_weights(folder: Path) -> Start:
-    from safetensors.numpy import load_file
-
-    path = folder / "model.safetensors"
-    if not path.exists():
-        raise ValueError(f"{folder} holds a run that is not finished ({path.name} is missing)")
-    tensors = load_file(path)
-
-    def start(fresh: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return tensors
-
-    return start
+    """The run's final weights, to start from."""
+    tensors = read_all(open_tensors(folder))
+    return lambda fresh: tensors
 
 
 def load_library(engine: str) -> ModuleType:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from jaxmodels.shared.command_line import find_task, run_script, with_settings
+from jaxmodels.shared.command_line import add_settings_flag, find_task, run_script, with_settings
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.tasks import TASKS, Task
 from parity_tests.cases import task_pair
@@ -42,13 +42,9 @@ def main() -> int:
     parser.add_argument("--source", default="sample", help="as of train.py [default: sample]")
     parser.add_argument("--seeds", type=int, default=5, help="of the metric rung [default: 5]")
     parser.add_argument("--steps", type=int, help="of the curve rung [default: the task's, 200]")
-    parser.add_argument(
-        "--set",
-        dest="settings",
-        action="append",
-        default=[],
-        metavar="GROUP.NAME=VALUE",
-        help="a setting of every task, as of train.py, or parity.metric-epochs=2; may be repeated",
+    add_settings_flag(
+        parser,
+        "a setting of every task, as of train.py, or parity.metric-epochs=2; may be repeated",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/parity"))
     arguments = parser.parse_args()

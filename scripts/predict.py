@@ -9,9 +9,7 @@ text. One line for each input and class, the likeliest first: input, class, prob
 
 import argparse
 import os.path
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -70,37 +68,15 @@ def main() -> None:
             for text, row in zip(arguments.inputs, probabilities, strict=True)
         ]
         tokenizer, _ = read_tokenizer(arguments.folder)
-        texts = [
-            AttendedText(title, tokenizer.tokens(ids.tolist()), weights)
-            for title, (ids, weights) in zip(titles, attended(engine, batch), strict=True)
-        ]
+        texts = []
+        lengths = batch["attention_mask"].sum(axis=1)
+        for title, row, length in zip(titles, batch["input_ids"], lengths, strict=True):
+            ids = row[:length]
+            layers = engine.attentions(ids[None])
+            first = np.stack([layer[0, :, 0] for layer in layers])  # (layers, heads, T)
+            texts.append(AttendedText(title, tokenizer.tokens(ids.tolist()), first))
         write_attention_page(arguments.attention, str(arguments.folder), texts)
         print(f"written: {arguments.attention}")
-
-
-def attended(engine: Any, batch: Batch) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Of each row the token ids (T,) without padding, and what the first token attends to.
-
-    That is (layers, heads, T) float32.
-    """
-    model, convert = _model_of(engine)
-    for row, length in zip(batch["input_ids"], batch["attention_mask"].sum(axis=1), strict=True):
-        ids = row[:length]
-        layers = model(convert(ids[None]), output_attentions=True).attentions  # (1, H, T, T) each
-        yield ids, np.stack([np.asarray(layer[0, :, 0], np.float32) for layer in layers])
-
-
-def _model_of(engine: Any) -> tuple[Callable[..., Any], Callable[[np.ndarray], Any]]:
-    """The engine's model in evaluation mode, and what makes an array one of its framework's."""
-    if hasattr(engine, "graphdef"):  # Flax's, which keeps the model in two parts
-        from jaxmodels import state
-        from jaxmodels.train import parameters
-
-        params, rest = parameters(engine.state), engine.state["stats"]
-        return state.merge(engine.graphdef, params, rest), np.asarray  # type: ignore[return-value]
-    import torch
-
-    return torch.no_grad()(engine.model.eval()), torch.from_numpy
 
 
 def read_inputs(task: Task, folder: Path, inputs: list[str]) -> tuple[Batch, tuple[str, ...]]:

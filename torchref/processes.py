@@ -1,9 +1,10 @@
 """What the engines that train in several processes share."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 from jaxmodels.shared.processes import Process
 
@@ -25,3 +26,31 @@ def with_the_others(process: Process) -> Iterator[None]:
             f"process {process.index} of {process.count} has lost the others and ends; the first "
             "that ended tells why"
         ) from error
+
+
+def rows_of_all(
+    carried: dict[str, torch.Tensor], gather: Callable[[torch.Tensor], torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """What an engine carries, of all; `gather` maps (_, B, _) to (_, processes * B, _)."""
+    return {
+        name: gather(value) if name.startswith("carry.") else value
+        for name, value in carried.items()
+    }
+
+
+def rows_of(process: Process, carried: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """One process's part of that."""
+    return {
+        name: value.tensor_split(process.count, dim=1)[process.index].contiguous()
+        if name.startswith("carry.")
+        else value
+        for name, value in carried.items()
+    }
+
+
+@torch.no_grad()
+def average_statistics(model: nn.Module, mean: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Makes a BatchNorm's running statistics those that `mean` finds over the processes."""
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer.copy_(mean(buffer))

@@ -1,5 +1,6 @@
 """What the scripts share: engines by name, tasks in `--help`, one line for a user's mistake."""
 
+import argparse
 import contextlib
 import dataclasses
 import io
@@ -191,6 +192,18 @@ class _Settings:
     schedule: ScheduleConfig
     training: TrainingConfig
     parity: ParityConfig
+
+
+def add_settings_flag(parser: argparse.ArgumentParser, described: str) -> None:
+    """--set GROUP.NAME=VALUE, as often as wanted: `arguments.settings`, for `with_settings`."""
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="GROUP.NAME=VALUE",
+        help=described,
+    )
 
 
 def with_settings(task: Task, settings: list[str], *, flag: str) -> Task:

@@ -53,6 +53,10 @@ class Engine(Protocol):
         """
         ...
 
+    def attentions(self, input_ids: np.ndarray) -> list[np.ndarray]:
+        """What each layer's heads look at, (B, H, T, T) float32, for ids (B, T); of a BERT."""
+        ...
+
     def weights(self) -> dict[str, np.ndarray]:
         """The model's tensors in torch's names and layout."""
         ...

@@ -32,7 +32,7 @@ from jaxmodels.shared.processes import check_count, this_process
 from jaxmodels.shared.tasks import Task
 from torchref.engines.plain import TorchEngine, as_numpy, missing, to_tensors
 from torchref.optim import prepare_gradients, set_learning_rate
-from torchref.processes import with_the_others
+from torchref.processes import average_statistics, rows_of, rows_of_all, with_the_others
 from torchref.step import Average, compute_gradients
 
 RECORD, CARRIED = "record.json", "carried.safetensors"
@@ -100,16 +100,10 @@ class AccelerateEngine(TorchEngine):
             self.optimizer.step()
             if self.process.count > 1:
                 metrics = {name: self._reduce(value, "sum") for name, value in metrics.items()}
-                self._average_statistics()
+                average_statistics(self.model, lambda value: self._reduce(value, "mean"))
         if self.average:
             self.average.update()
         return metrics
-
-    @torch.no_grad()
-    def _average_statistics(self) -> None:
-        for buffer in self.model.buffers():
-            if buffer.is_floating_point():
-                buffer.copy_(self._reduce(buffer, "mean"))
 
     def _reduce(self, value: torch.Tensor, how: Literal["sum", "mean"]) -> torch.Tensor:
         """Over the processes."""
@@ -122,22 +116,11 @@ class AccelerateEngine(TorchEngine):
 
     def carried(self) -> dict[str, torch.Tensor]:
         """Of all processes."""
-        return {
-            name: self._gather_rows(value) if name.startswith("carry.") else value
-            for name, value in super().carried().items()
-        }
+        return rows_of_all(super().carried(), self._gather_rows)
 
     def carry_on(self, tensors: dict[str, torch.Tensor]) -> None:
         """Takes this process's rows."""
-        index, count = self.process.index, self.process.count
-        super().carry_on(
-            {
-                name: value.tensor_split(count, dim=1)[index].contiguous()
-                if name.startswith("carry.")
-                else value
-                for name, value in tensors.items()
-            }
-        )
+        super().carry_on(rows_of(self.process, tensors))
 
     def save(self, name: str, position: Position) -> None:
         folder = self.folder / name / str(position["step"])

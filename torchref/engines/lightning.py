@@ -28,6 +28,7 @@ from jaxmodels.shared.schedules import learning_rate
 from jaxmodels.shared.tasks import Task
 from torchref.engines.plain import as_numpy, make_model, to_tensors
 from torchref.optim import make_optimizer, prepare_gradients, set_learning_rate
+from torchref.processes import average_statistics
 from torchref.step import Average, Batch, Carry, compute_gradients, predict
 
 
@@ -99,7 +100,7 @@ class LitTask(lightning.LightningModule):
         optimizer.step()
         if self.trainer.world_size > 1:
             metrics = {name: self._reduce(value, "sum") for name, value in metrics.items()}
-            self._average_statistics()
+            average_statistics(self.model, lambda value: self._reduce(value, "mean"))
         for name, value in self._named("train", metrics["loss"], metrics["metric"]).items():
             self.log(name, value, prog_bar=True, on_step=True, on_epoch=True, batch_size=1)
         return metrics
@@ -155,12 +156,6 @@ class LitTask(lightning.LightningModule):
         """The coming step's, which LearningRateMonitor reads before the step begins."""
         optimizer: Any = self.optimizers()
         set_learning_rate(optimizer, self.rate(self.global_step))
-
-    @torch.no_grad()
-    def _average_statistics(self) -> None:
-        for buffer in self.model.buffers():
-            if buffer.is_floating_point():
-                buffer.copy_(self._reduce(buffer, "mean"))
 
     def _reduce(self, value: torch.Tensor, how: str) -> torch.Tensor:
         """Over the processes."""

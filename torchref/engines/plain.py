@@ -73,6 +73,14 @@ class TorchEngine:
             outputs, carry = predict(self.task, self.model, to_tensors(batch, self.device), carry)
         return outputs.cpu().numpy(), carry
 
+    @torch.no_grad()
+    def attentions(self, input_ids: np.ndarray) -> list[np.ndarray]:
+        """What each layer's heads look at, (B, H, T, T) float32, for ids (B, T); of a BERT."""
+        with self.averaged():
+            ids = torch.from_numpy(input_ids).to(self.device)
+            found = self.model.eval()(ids, output_attentions=True).attentions
+        return [layer.float().cpu().numpy() for layer in found]
+
     def averaged(self) -> AbstractContextManager[None]:
         """The model as it is evaluated and saved: with the average, where one is kept."""
         return self.average.in_place() if self.average else nullcontext()

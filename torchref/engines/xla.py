@@ -32,6 +32,7 @@ from jaxmodels.shared.tasks import Task
 from torchref.engines import xla_kernels  # noqa: F401 (registers torch's own)
 from torchref.engines.plain import TorchEngine, to_tensors
 from torchref.optim import prepare_gradients, set_learning_rate
+from torchref.processes import rows_of, rows_of_all
 from torchref.step import Batch, compute_gradients, predict
 
 
@@ -144,10 +145,7 @@ class XLAEngine(TorchEngine):
 
     def carried(self) -> dict[str, torch.Tensor]:
         """Of all processes."""
-        return {
-            name: self._gather_rows(value) if name.startswith("carry.") else value
-            for name, value in super().carried().items()
-        }
+        return rows_of_all(super().carried(), self._gather_rows)
 
     def _gather_rows(self, value: torch.Tensor) -> torch.Tensor:
         """(_, B, _) of each process -> (_, processes * B, _)."""
@@ -161,15 +159,7 @@ class XLAEngine(TorchEngine):
 
     def carry_on(self, tensors: dict[str, torch.Tensor]) -> None:
         """Takes this process's rows."""
-        index, count = self.process.index, self.process.count
-        super().carry_on(
-            {
-                name: value.tensor_split(count, dim=1)[index]
-                if name.startswith("carry.")
-                else value
-                for name, value in tensors.items()
-            }
-        )
+        super().carry_on(rows_of(self.process, tensors))
 
     def save(self, name: str, position: Position) -> None:
         if self.process.is_main:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -24,39 +24,7 @@ from jaxmodels.shared.text.generation import make_decoder
 from jaxmodels.shared.text.tokenizers import Tokenizer, load_tokenizer, until_stop
 
 
-class Writer(Protocol):
-    """Continues prompts of any lengths, side by side."""
-
-    @property
-    def tokenizer(self) -> Tokenizer: ...
-
-    def stream(
-        self, prompts: Prompts, *, max_new_tokens: int, sampling: Sampling
-    ) -> Iterator[tuple[int, int]]:
-        """Yields (row, token) as tokens are chosen."""
-        ...
-
-    def search(
-        self,
-        prompts: Prompts,
-        *,
-        beams: int,
-        max_new_tokens: int,
-        temperature: float,
-        length_penalty: float,
-        stop_tokens: Sequence[int],
-    ) -> list[list[int]]:
-        """The new tokens of each row's best text, with the stop token if it ended with one.
-
-        The probabilities are those at the temperature.
-
-        Raises:
-            ValueError: the writer knows no temperature but 1.
-        """
-        ...
-
-
-def open_writer(folder: Path, engine: EngineName | None = None) -> Writer:
+def open_writer(folder: Path, engine: EngineName | None = None) -> "RunWriter | CheckpointWriter":
     """The writer of a folder; `engine` None: the run's own, or for a GPT-2 what is installed.
 
     Raises:
@@ -68,7 +36,7 @@ def open_writer(folder: Path, engine: EngineName | None = None) -> Writer:
 
 @dataclass(frozen=True)
 class RunWriter:
-    """A run's model, through the decoders of its kind."""
+    """A run's model, through the decoders of its kind. It continues prompts of any lengths."""
 
     task: Task
     tokenizer: Tokenizer
@@ -77,6 +45,7 @@ class RunWriter:
     def stream(
         self, prompts: Prompts, *, max_new_tokens: int, sampling: Sampling
     ) -> Iterator[tuple[int, int]]:
+        """Yields (row, token) as tokens are chosen."""
         step, _, state = make_decoder(self.task, self.predict)
         tokens = stream(
             step,
@@ -98,6 +67,10 @@ class RunWriter:
         length_penalty: float,
         stop_tokens: Sequence[int],
     ) -> list[list[int]]:
+        """The new tokens of each row's best text, with the stop token if it ended with one.
+
+        The probabilities are those at the temperature.
+        """
         step, select, state = make_decoder(self.task, self.predict)
         found = beam_search(
             _tempered(step, temperature),
@@ -115,7 +88,10 @@ class RunWriter:
 
 @dataclass(frozen=True)
 class CheckpointWriter:
-    """A GPT-2, by `generation`: jaxmodels.generate or its twin; `ends` are its end-of-text tokens."""
+    """A GPT-2, beside a run's model: `generation` is jaxmodels.generate or its twin.
+
+    `ends` are its end-of-text tokens.
+    """
 
     model: Any
     tokenizer: Tokenizer
@@ -125,7 +101,7 @@ class CheckpointWriter:
     def stream(
         self, prompts: Prompts, *, max_new_tokens: int, sampling: Sampling
     ) -> Iterator[tuple[int, int]]:
-        """A row ends before an end of text."""
+        """Likewise; a row ends before an end of text."""
         how: dict[str, Any] = {}
         if sampling.temperature > 0:
             how |= {"do_sample": True, "temperature": sampling.temperature}
@@ -156,6 +132,7 @@ class CheckpointWriter:
         length_penalty: float,
         stop_tokens: Sequence[int],
     ) -> list[list[int]]:
+        """Raises a ValueError for another temperature than 1."""
         if temperature != 1:
             raise ValueError("--temperature with --beams is for runs; leave one of them out")
         ids, mask = _padded(prompts)
