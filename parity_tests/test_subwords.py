@@ -14,6 +14,7 @@ import tokenizers
 import torch
 
 import torchref
+from jaxmodels.shared import run as runs
 from jaxmodels.shared.command_line import load_engine
 from jaxmodels.shared.configs import GPT2Config
 from jaxmodels.shared.data.batches import shuffled_batches
@@ -182,7 +183,7 @@ def test_run_needs_nothing_but_its_folder(tmp_path: Path) -> None:
     flags = ("--engine", "torch", "--pretrained", start)
     output = train(source, whole, *flags)
     assert "has no classifier.weight, classifier.bias: drawn from seed 0" in output
-    assert json.loads((whole / "run.json").read_text())["task"]["data"]["pretrained"] == str(start)
+    assert runs.load(whole).task.training.pretrained == str(start)
     with interrupted_in(epoch=2):
         code, _, _ = call("train", *FLAGS, "--source", source, "--out", stopped, *flags)
     assert (code, len(history(stopped))) == (130, 1)
@@ -309,7 +310,7 @@ def test_checkpoint_that_does_not_fit_is_refused_before_the_folder_is_claimed(
     assert f"{start} has no tokenizer; expected tokenizer.json" in found
 
     found = refused("train", "imdb-lstm", "--pretrained", start, "--out", out)
-    assert "imdb-lstm is trained from nothing; cifar10-transfer-resnet18, imdb-bert, wik" in found
+    assert "--pretrained for imdb-lstm expects the run of a" in found
 
 
 def test_tokenizer_without_tokens_for_the_ends_is_refused(tmp_path: Path) -> None:

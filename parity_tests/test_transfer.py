@@ -102,4 +102,4 @@ def test_a_bad_preprocessor_is_named(
 def test_a_task_of_another_model_takes_no_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     code, _, errors = call("train", "cifar10-cnn", "--pretrained", checkpoint, "--out", tmp_path)
     assert code == 2
-    assert "cifar10-cnn is trained from nothing; cifar10-transfer-resnet18" in errors
+    assert "--pretrained for cifar10-cnn expects the run of a CNN" in errors

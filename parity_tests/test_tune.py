@@ -301,7 +301,7 @@ def test_every_tasks_own_recipe_is_within_its_space(name: str) -> None:
 def test_sizes_of_a_checkpoint_are_not_searched() -> None:
     task = TASKS["imdb-bert"]
     assert "model.hidden_dim" in tuning.space_of(task)
-    fine_tuned = tuning.space_of(with_settings(task, data={"pretrained": "a-checkpoint"}))
+    fine_tuned = tuning.space_of(with_settings(task, training={"pretrained": "a-checkpoint"}))
     assert {name for name in fine_tuned if name.startswith("model.")} == {"model.dropout_rate"}
 
 

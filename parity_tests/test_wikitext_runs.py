@@ -16,7 +16,7 @@ from jaxmodels.shared.before import measure_start
 from jaxmodels.shared.command_line import load_engine, make_engine
 from jaxmodels.shared.configs import BERTConfig
 from jaxmodels.shared.families import wikitext
-from jaxmodels.shared.fine_tuning import checkpoint_of, starting_weights
+from jaxmodels.shared.fine_tuning import starting_weights
 from jaxmodels.shared.hub import folder as hub_folder
 from jaxmodels.shared.text.metrics import count_words
 from jaxmodels.shared.text.tokenizers import load_tokenizer
@@ -154,7 +154,7 @@ def test_one_process_alone_writes_what_was_before(
 ) -> None:
     run = runs.load(tuned / "torch")
     loaded = wikitext.load(str(data), run.task)
-    start = checkpoint_of(run.task)
+    start = run.task.training.pretrained
     engine = make_engine(
         "torch", run.task, tmp_path, lambda fresh: starting_weights(run.task, fresh)[0]
     )
@@ -243,7 +243,7 @@ def test_what_does_not_fit_is_refused_before_the_folder_is_claimed(
     )
     assert "vocabulary of 261, the model one of 260; add --model.vocabulary-size 261" in found
     found = refused("train", "imdb-lstm", "--pretrained", start, "--out", tmp_path / "out")
-    assert "cifar10-transfer-resnet18, imdb-bert, wikitext-gpt2 can start from" in found
+    assert "--pretrained for imdb-lstm expects the run of a TextClassifier" in found
 
 
 # ---- Generation

@@ -34,12 +34,12 @@ from jaxmodels.shared.command_line import (
 )
 from jaxmodels.shared.data.batches import measure_throughput
 from jaxmodels.shared.families.registry import family_of
-from jaxmodels.shared.fine_tuning import checkpoint_of, with_checkpoint
+from jaxmodels.shared.fine_tuning import with_checkpoint
 from jaxmodels.shared.loop import Engine, evaluate
 from jaxmodels.shared.memory import peak_memory_bytes
 from jaxmodels.shared.outputs import describe, final_split, write_results
 from jaxmodels.shared.processes import main_process_prints, this_process
-from jaxmodels.shared.run import Run
+from jaxmodels.shared.run import Run, is_run
 from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.training import prepare
 from jaxmodels.shared.weights import count_parameters
@@ -69,7 +69,7 @@ class Arguments(TaskArguments):
     pretrained: Annotated[
         str | None, tyro.conf.arg(metavar="PATH|HUB_ID", help_behavior_hint="(default: none)")
     ] = None
-    """A folder or the Hub's id of the model to fine-tune; its config becomes the task's."""
+    """A run, or a model's folder or Hub id, to start from; its config becomes the task's."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
     """Continue the run in --out from its last checkpoint, exactly."""
 
@@ -79,7 +79,7 @@ def main() -> None:
     arguments = parse(Arguments(**settings_of(task)), sys.argv[2:], prog=f"train.py {task.name}")
     task = with_arguments(task, arguments, shortcuts=("epochs", "batch_size", "seed"))
     folder = arguments.out or Path("runs") / f"{task.name}-{arguments.engine}"
-    pretrained = arguments.pretrained or checkpoint_of(task)
+    pretrained = arguments.pretrained or task.training.pretrained
     if pretrained:
         task = with_checkpoint(task, pretrained, folder, resume=arguments.resume)
     with main_process_prints():
@@ -96,12 +96,12 @@ def train(task: Task, engine_name: EngineName, source: str, folder: Path, *, res
                 "run: pip install 'jaxmodels[report]'"
             )
     family = family_of(task)
-    own = resume and checkpoint_of(task) and (folder / "run.json").exists()
+    own = resume and task.training.pretrained and is_run(folder)
     data = family.load(source, task, folder if own else None)  # the checkpoint may be gone by now
     steps = family.steps_per_epoch(task, data)
 
     def before(engine: Engine) -> None:
-        if checkpoint_of(task) and family.MEASURED_BEFORE:
+        if task.training.pretrained and family.MEASURED_BEFORE:
             print(*measure_start(task, data, folder, engine), sep="\n")
 
     run = Run(task, engine_name, source)

@@ -43,7 +43,7 @@ from jaxmodels.shared.experiments.tuning import (
 )
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.files import write_json
-from jaxmodels.shared.fine_tuning import checkpoint_of, with_checkpoint
+from jaxmodels.shared.fine_tuning import with_checkpoint
 from jaxmodels.shared.outputs import describe
 from jaxmodels.shared.processes import this_process
 from jaxmodels.shared.run import NonFiniteLossError, Run
@@ -84,8 +84,8 @@ def main() -> int | None:
             raise ValueError(f"--{name} {getattr(arguments, name)} must be at least {least}")
     task = with_arguments(task, arguments, shortcuts=("epochs",))
     folder = arguments.out or Path("runs") / f"{task.name}-{arguments.engine}-tuning"
-    if checkpoint_of(task):
-        task = with_checkpoint(task, checkpoint_of(task), folder, resume=False)
+    if task.training.pretrained:
+        task = with_checkpoint(task, task.training.pretrained, folder, resume=False)
     run = Run(task, arguments.engine, arguments.source)
     try:
         tune(run, folder, trials=arguments.trials, seed=arguments.seed)

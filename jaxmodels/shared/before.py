@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from jaxmodels.shared.families.family import BEFORE
-from jaxmodels.shared.fine_tuning import checkpoint_of
 from jaxmodels.shared.loop import Engine, evaluate
 from jaxmodels.shared.outputs import final_split, write_results
 from jaxmodels.shared.processes import this_process
@@ -31,4 +30,4 @@ def measure_start(task: Task, data: Any, folder: Path, engine: Engine) -> list[s
     below = folder / BEFORE
     below.mkdir(exist_ok=True)
     lines = write_results(below, task, data, split, evaluation, [], engine.predict)
-    return [f"{checkpoint_of(task)} before training:", *lines]
+    return [f"{task.training.pretrained} before training:", *lines]

@@ -32,13 +32,15 @@ from jaxmodels.shared.tasks import TASKS, DataConfig, Task
 
 @dataclass(frozen=True)
 class Start:
-    """What a kind of data starts from: a model of which these fields are the task's."""
+    """What a task starts from: a model of which these fields are the task's."""
 
     model: type[ModelConfig]
     examples: str  # for messages
     kept: tuple[str, ...]
+    on_hub: bool = True  # else runs alone
 
 
+# By kind of data, where the Hub has such models. Any task starts from a run with its own model.
 STARTS: dict[type[DataConfig], Start] = {
     SubwordDataConfig: Start(
         BERTConfig,
@@ -60,11 +62,6 @@ _FREE = (
 )
 
 
-def checkpoint_of(task: Task) -> str:
-    """The path or the Hub's id of the checkpoint that the task starts from; "" without one."""
-    return getattr(task.data, "pretrained", "")
-
-
 def with_checkpoint(task: Task, pretrained: str, folder: Path, *, resume: bool) -> Task:
     """The task with the model of the checkpoint `pretrained`, whose head is made the task's.
 
@@ -72,24 +69,19 @@ def with_checkpoint(task: Task, pretrained: str, folder: Path, *, resume: bool) 
     kept. A run in `folder` that is resumed has its model in run.json: the checkpoint is not read.
 
     Raises:
-        ValueError: the task takes no checkpoint, there is none, it is of another kind of model, or
-            a flag contradicts its config.
+        ValueError: there is no checkpoint, it is of another kind of model or no run where the task
+            needs one, or a flag contradicts its config.
     """
     start = _start_of(task)
-    if start is None:
-        able = [name for name, other in TASKS.items() if _start_of(other)]
-        raise ValueError(
-            f"--pretrained: {task.name} is trained from nothing; {', '.join(able)} can start "
-            "from a checkpoint"
-        )
-    data: Any = task.data
-    task = dataclasses.replace(task, data=dataclasses.replace(data, pretrained=pretrained))
+    training = dataclasses.replace(task.training, pretrained=pretrained)
+    task = dataclasses.replace(task, training=training)
     changed = _changed_fields(task)
-    if resume and (folder / "run.json").exists():
+    if resume and runs.is_run(folder):
         model = runs.load(folder).task.model
         if isinstance(model, start.model):  # else the run is another task's, as will be said
             return dataclasses.replace(task, model=dataclasses.replace(model, **changed))
-    path = find_folder(pretrained) / "config.json"
+    checkpoint = find_folder(pretrained)
+    path = checkpoint / "config.json"
     content = read_json(path)
     try:
         config = read_config(content)
@@ -99,6 +91,11 @@ def with_checkpoint(task: Task, pretrained: str, folder: Path, *, resume: bool) 
         raise ValueError(
             f"{path} is of a {architecture(config)}; --pretrained for {task.name} expects "
             f"{start.examples}"
+        )
+    if not start.on_hub and not runs.is_run(checkpoint):
+        raise ValueError(
+            f"{checkpoint} is no run: it has no run.json; {task.name} starts from what train.py "
+            "left, since what was fitted with the weights belongs to them"
         )
     for name, value in changed.items():
         if name not in _FREE + start.kept and value != getattr(config, name):
@@ -119,17 +116,34 @@ def starting_weights(
     Raises:
         ValueError: the checkpoint's tensors are not the model's.
     """
-    return open_checkpoint(find_folder(checkpoint_of(task)), **_kept(task)).read_over(own)
+    return open_checkpoint(find_folder(task.training.pretrained), **_kept(task)).read_over(own)
 
 
-def _start_of(task: Task) -> Start | None:
-    """What the task's own model says it can start from; None: it is trained from nothing."""
+def fitted_folder(task: Task, run: Path | None) -> Path | None:
+    """Where the task finds what it would else fit: `run`, or the run that it starts from."""
+    if run is not None or not task.training.pretrained:
+        return run
+    start = find_folder(task.training.pretrained)
+    return start if runs.is_run(start) else None
+
+
+def tokenizer_folder(task: Task, run: Path | None) -> Path | None:
+    """As `fitted_folder`; a tokenizer comes with every checkpoint, a run or not."""
+    if run is not None or not task.training.pretrained:
+        return run
+    return find_folder(task.training.pretrained)
+
+
+def _start_of(task: Task) -> Start:
     start = STARTS.get(type(task.data))
-    return start if start and isinstance(task.model, start.model) else None
+    if start and isinstance(task.model, start.model):
+        return start
+    kind = architecture(task.model)
+    return Start(type(task.model), f"the run of a {kind}", kept=(), on_hub=False)
 
 
 def _kept(task: Task) -> dict[str, Any]:
-    return {name: getattr(task.model, name) for name in STARTS[type(task.data)].kept}
+    return {name: getattr(task.model, name) for name in _start_of(task).kept}
 
 
 def _changed_fields(task: Task) -> dict[str, Any]:

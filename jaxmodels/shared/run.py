@@ -89,6 +89,11 @@ def start(folder: Path, run: Run, *, resume: bool, fitted: Mapping[str, str] | N
         write_json(path, to_json(run))
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a training has claimed the folder."""
+    return (folder / "run.json").exists()
+
+
 def load(folder: Path) -> Run:
     """Reads `run.json` back; malformed content is a ValueError that names the file."""
     path = Path(folder) / "run.json"

@@ -136,6 +136,9 @@ class TrainingConfig:
     it were one: less memory, the same step, but that BatchNorm sees a part at a time. `ema_decay`
     above 0 keeps an exponential moving average of the parameters, of which each step takes
     1 - ema_decay from the new ones; it is what is evaluated and saved (Polyak & Juditsky 1992).
+
+    `pretrained` is the checkpoint that the training starts from, a folder or the Hub's id: its
+    config and weights, and what was fitted with them (tokenizer, vocabulary, scalers).
     """
 
     epochs: int = 10
@@ -148,6 +151,7 @@ class TrainingConfig:
     checkpoint_every_steps: int = 0
     micro_batches: int = 1
     ema_decay: float = 0.0
+    pretrained: str = ""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "evaluation_batch_size", "micro_batches"):

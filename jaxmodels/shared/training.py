@@ -15,7 +15,7 @@ from jaxmodels.shared import run as runs
 from jaxmodels.shared.command_line import EngineName, make_engine, missing_extra
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.files import read_json
-from jaxmodels.shared.fine_tuning import checkpoint_of, starting_weights
+from jaxmodels.shared.fine_tuning import starting_weights
 from jaxmodels.shared.hub.folder import save_checkpoint
 from jaxmodels.shared.loop import Engine, evaluate, fit
 from jaxmodels.shared.outputs import final_split, write_results
@@ -62,7 +62,7 @@ def prepare(
         if not is_main:
             return engine, recorder
         if run.task.lora.rank:
-            engine.merge_adapters(folder, base=checkpoint_of(run.task))
+            engine.merge_adapters(folder, base=run.task.training.pretrained)
         save_checkpoint(folder, run.task.model, engine.weights())
         return engine, recorder
 
@@ -105,7 +105,7 @@ def choose_trainer(
                 "python"
             )
         check_divides(task.training.batch_size, task.training.micro_batches, process)
-    start = partial(_pretrained, task) if checkpoint_of(task) and not resume else None
+    start = partial(_pretrained, task) if task.training.pretrained and not resume else None
     if engine_name == "lightning":  # which brings its own loop
         try:
             from torchref.engines.lightning_run import check_supported, fit_lightning
@@ -124,7 +124,6 @@ def _pretrained(task: Task, fresh: dict[str, np.ndarray]) -> dict[str, np.ndarra
     """The weights of the task's checkpoint, and fresh ones where it has none, which are named."""
     weights, drawn = starting_weights(task, fresh)
     if drawn:
-        print(
-            f"{checkpoint_of(task)} has no {', '.join(drawn)}: drawn from seed {task.training.seed}"
-        )
+        start, seed = task.training.pretrained, task.training.seed
+        print(f"{start} has no {', '.join(drawn)}: drawn from seed {seed}")
     return weights

@@ -23,7 +23,7 @@ class ImageDataConfig:
     """How a data set is split and augmented. The padding is in pixels on each side.
 
     `resize_to` makes every image, cropped and flipped, as large as a pretrained model's were, in
-    pixels; 0 leaves them. `pretrained` is the checkpoint that the training starts from.
+    pixels; 0 leaves them.
     """
 
     dataset: Literal["cifar10"] = "cifar10"
@@ -32,7 +32,6 @@ class ImageDataConfig:
     crop_padding: int = 4
     flip: bool = True
     resize_to: int = 0
-    pretrained: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation_fraction < 1:

@@ -16,7 +16,6 @@ from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.data.review_sources import Reviews, read_reviews
 from jaxmodels.shared.data.reviews import SplitName, TokenSplit, check_split, split_reviews
 from jaxmodels.shared.data.vocabulary import without_markup
-from jaxmodels.shared.hub.download import find_folder
 from jaxmodels.shared.text.subwords import (
     MIN_LENGTH,
     SubwordTokenizer,
@@ -32,15 +31,13 @@ WIDTH_STEP = 64  # batches have widths that are multiples of it: few, since each
 class SubwordDataConfig:
     """How reviews are split and cut into the tokens of an encoder.
 
-    `pretrained` is a folder or the Hub's id of a model: its tokenizer is used, and its config and
-    weights are what is trained. Without one the tokenizer, of at most `max_vocabulary` tokens, is
-    trained on the training split. `split`, `validation_fraction` and `split_seed` are as for
-    `imdb-lstm`; `max_training_reviews` (0: all) trains on the first so many of a shuffle by
-    `split_seed`. `max_length` counts the two tokens at the ends.
+    A run that starts from a checkpoint has its tokenizer; another trains one of at most
+    `max_vocabulary` tokens on its training split. `split`, `validation_fraction` and `split_seed`
+    are as for `imdb-lstm`; `max_training_reviews` (0: all) trains on the first so many of a shuffle
+    by `split_seed`. `max_length` counts the two tokens at the ends.
     """
 
     dataset: Literal["imdb-subwords"] = "imdb-subwords"
-    pretrained: str = ""
     split: SplitName = "standard"
     validation_fraction: float = 0.1
     split_seed: int = 0
@@ -84,9 +81,9 @@ def load_subwords(
     *,
     context_length: int,
     padding_id: int,
-    run: Path | None = None,
+    tokenizer_folder: Path | None = None,
 ) -> SubwordData:
-    """Reads what `imdb-lstm` reads. With a run's folder, that run's tokenizer is used again.
+    """Reads what `imdb-lstm` reads. With a model's folder, its tokenizer is used.
 
     Raises:
         ValueError: the source is unknown, unreachable or malformed, the tokenizer is missing, or
@@ -98,10 +95,8 @@ def load_subwords(
             f"the model reads; add --data.max-length {context_length}"
         )
     tokenizer = None  # found before the reviews, which take longer
-    if run is not None:
-        tokenizer = open_tokenizer(run)
-    elif config.pretrained:
-        tokenizer = open_tokenizer(find_folder(config.pretrained))
+    if tokenizer_folder is not None:
+        tokenizer = open_tokenizer(tokenizer_folder)
     raw = read_reviews(source, dataset="imdb", split_seed=config.split_seed)
     train, validation, test = split_reviews(raw, config)
     if 0 < config.max_training_reviews < len(train):

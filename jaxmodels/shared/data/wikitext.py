@@ -31,9 +31,8 @@ from jaxmodels.shared.text.tokenizers import Tokenizer, load_tokenizer, train_to
 class WikiTextDataConfig:
     """How a text is split, tokenised and evaluated.
 
-    `pretrained` is a folder or the Hub's id of a model: its tokenizer is used, and its config and
-    weights are what is trained. Without one the tokenizer is that of `tokenizer_folder`, or else
-    byte-level BPE of `vocabulary_size` tokens, trained on the training text.
+    A run that starts from a checkpoint has its tokenizer; another that of `tokenizer_folder`, or
+    else byte-level BPE of `vocabulary_size` tokens, trained on the training text.
 
     `training_split` "validation" trains on that split, as where the training text is not at hand.
     A validation or test split that is then lacking is cut from the end of the training text, these
@@ -44,7 +43,6 @@ class WikiTextDataConfig:
     """
 
     dataset: Literal["wikitext"] = "wikitext"
-    pretrained: str = ""
     tokenizer_folder: str = ""
     vocabulary_size: int = 2048
     sequence_length: int = 128
@@ -90,9 +88,8 @@ def load_wikitext(
         ValueError: the source is unknown, unreachable, malformed, too short or has no training
             split, or there is no tokenizer; one line, with the mend.
     """
-    folder = config.pretrained or config.tokenizer_folder
-    if tokenizer is None and folder:  # found before the text, which takes longer
-        tokenizer = load_tokenizer(find_folder(folder))
+    if tokenizer is None and config.tokenizer_folder:  # before the text, which takes longer
+        tokenizer = load_tokenizer(find_folder(config.tokenizer_folder))
     raw = read_wikitext(source)
     train, validation, test = split_texts(raw, config)
     if tokenizer is None:

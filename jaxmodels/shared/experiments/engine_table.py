@@ -54,7 +54,7 @@ def train_apart(
     else:
         command = [python, str(SCRIPT), task.name, "--engine", engine, "--source", source]
         command += ["--out", str(out), *as_flags(task)]
-        if (out / "run.json").exists():
+        if runs.is_run(out):
             command.append("--resume")
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

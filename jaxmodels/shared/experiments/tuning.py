@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxmodels.shared.files import replaced
-from jaxmodels.shared.fine_tuning import checkpoint_of
-from jaxmodels.shared.run import NonFiniteLossError, Run, changed_fields, to_json
+from jaxmodels.shared.run import NonFiniteLossError, Run, changed_fields, is_run, to_json
 from jaxmodels.shared.tasks import Task
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def space_of(task: Task) -> "dict[str, BaseDistribution]":
     space: dict[str, BaseDistribution] = {}
     for name, kind in SPACE.items():
         own = own_values(task).get(name)
-        if own is None or (name in _SIZES and checkpoint_of(task)):
+        if own is None or (name in _SIZES and task.training.pretrained):
             continue
         if isinstance(kind, Log):
             space[name] = FloatDistribution(own / kind.factor, own * kind.factor, log=True)
@@ -154,7 +153,7 @@ def open_study(folder: Path, run: Run, *, seed: int, data: str) -> "Study":
             f"tune.py needs optuna ({error}); run: pip install 'jaxmodels[tune]'"
         ) from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if (folder / "run.json").exists() or (folder.exists() and not folder.is_dir()):
+    if is_run(folder) or (folder.exists() and not folder.is_dir()):
         raise ValueError(f"--out {folder} is no study's folder; choose another, or a new one")
     folder.mkdir(parents=True, exist_ok=True)
     journal = folder / "study.journal"

@@ -15,6 +15,7 @@ from jaxmodels.shared.data.houses import HouseData, HouseDataConfig, HouseSplit,
 from jaxmodels.shared.families import rows as row_family
 from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.files import read_json, replaced
+from jaxmodels.shared.fine_tuning import fitted_folder
 from jaxmodels.shared.plots import houses as house_plots
 from jaxmodels.shared.plots import runs as plots
 from jaxmodels.shared.tasks import Task
@@ -32,7 +33,8 @@ PREPARATION_FILE = "preparation.json"
 
 def load(source: str, task: Task, run: Path | None = None) -> HouseData:
     assert isinstance(task.data, HouseDataConfig)
-    preparation = None if run is None else read_preparation(run)
+    fitted = fitted_folder(task, run)
+    preparation = read_preparation(fitted) if fitted else None
     width = task.model.num_features  # type: ignore[union-attr]
     return load_houses(source, task.data, width=width, preparation=preparation)
 

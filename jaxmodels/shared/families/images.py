@@ -17,6 +17,7 @@ from jaxmodels.shared.families.classification import summarise, write_prediction
 from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.families.sizes import check_sizes
 from jaxmodels.shared.files import read_json
+from jaxmodels.shared.fine_tuning import fitted_folder
 from jaxmodels.shared.hub.download import find_folder
 from jaxmodels.shared.plots import runs as plots
 from jaxmodels.shared.tasks import Task
@@ -44,10 +45,10 @@ def load(source: str, task: Task, run: Path | None = None) -> ImageData:
         in_channels=channels,
         num_classes=len(data.class_names),
     )
-    if run is not None:
-        mean, std, _ = read_normalisation(run)
-    elif task.data.pretrained:
-        mean, std = checkpoint_normalisation(find_folder(task.data.pretrained), data)
+    if fitted := fitted_folder(task, run):
+        mean, std, _ = read_normalisation(fitted)
+    elif task.training.pretrained:
+        mean, std = checkpoint_normalisation(find_folder(task.training.pretrained), data)
     else:
         return data
     return replace(data, mean=mean, std=std)

@@ -16,6 +16,7 @@ from jaxmodels.shared.families.classification import summarise, write_prediction
 from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.families.sizes import check_sizes, check_vocabulary
 from jaxmodels.shared.files import read_json, replaced
+from jaxmodels.shared.fine_tuning import fitted_folder
 from jaxmodels.shared.plots import reviews as review_plots
 from jaxmodels.shared.plots import runs as plots
 from jaxmodels.shared.tasks import Task
@@ -34,7 +35,8 @@ _WORST = 20  # misclassified reviews that are written out
 
 def load(source: str, task: Task, run: Path | None = None) -> ReviewData:
     assert isinstance(task.data, ReviewDataConfig)
-    vocabulary = None if run is None else read_vocabulary(run)[0]
+    fitted = fitted_folder(task, run)
+    vocabulary = read_vocabulary(fitted)[0] if fitted else None
     data = load_reviews(source, task.data, vocabulary=vocabulary)
     check_sizes(task, data.source, num_classes=len(data.class_names))
     check_vocabulary(task, data.source, len(data.vocabulary))

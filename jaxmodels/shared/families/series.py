@@ -21,6 +21,7 @@ from jaxmodels.shared.families import rows as row_family
 from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.families.sizes import check_sizes
 from jaxmodels.shared.files import read_json, replaced
+from jaxmodels.shared.fine_tuning import fitted_folder
 from jaxmodels.shared.forecasting.backtest import Forecaster, backtest, model_forecaster, room_for
 from jaxmodels.shared.forecasting.baselines import BaselineConfig, check_installed, fewest_rows
 from jaxmodels.shared.forecasting.metrics import quantile_losses
@@ -48,7 +49,8 @@ _BACKTESTS = ((3, 20), (1, 20), (1, 5))  # spans, origins in each
 def load(source: str, task: Task, run: Path | None = None) -> SeriesData:
     config = task.data
     assert isinstance(config, SeriesDataConfig)
-    scalers = None if run is None else read_scalers(run)
+    fitted = fitted_folder(task, run)
+    scalers = read_scalers(fitted) if fitted else None
     check_sizes(task, "data", num_features=len(config.features), num_horizons=len(config.horizons))
     if hasattr(task.model, "window"):
         check_sizes(task, "data", window=config.window)

@@ -16,6 +16,7 @@ from jaxmodels.shared.families import rows as row_family
 from jaxmodels.shared.families.family import SplitName
 from jaxmodels.shared.families.sizes import check_sizes
 from jaxmodels.shared.files import read_json
+from jaxmodels.shared.fine_tuning import tokenizer_folder
 from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.text.subwords import TOKENIZER_FILE, SubwordTokenizer, open_tokenizer
 
@@ -44,10 +45,10 @@ def load(source: str, task: Task, run: Path | None = None) -> SubwordData:
         config,
         context_length=model.context_length - model.first_position,
         padding_id=model.padding_id,
-        run=run,
+        tokenizer_folder=tokenizer_folder(task, run),
     )
     check_sizes(task, data.source, num_classes=len(data.class_names))
-    _check_vocabulary(data.tokenizer, model, config.pretrained)
+    _check_vocabulary(data.tokenizer, model, task.training.pretrained)
     return data
 
 

@@ -24,7 +24,7 @@ from jaxmodels.shared.data.wikitext import LanguageDataConfig
 from jaxmodels.shared.families import rows as row_family
 from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.families.sizes import check_vocabulary
-from jaxmodels.shared.fine_tuning import checkpoint_of
+from jaxmodels.shared.fine_tuning import tokenizer_folder
 from jaxmodels.shared.plots import runs as plots
 from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.text.generation import write_samples
@@ -47,14 +47,15 @@ def load(source: str, task: Task, run: Path | None = None) -> TextData:
 
 
 def load_with(read: Callable[..., TextData], source: str, task: Task, run: Path | None) -> TextData:
-    """What `read` makes of the source, with the tokenizer of a run that is given.
+    """What `read` makes of the source, with the tokenizer of a run or a checkpoint.
 
     Raises:
         ValueError: as `read`; or the model's context or its vocabulary is too small.
     """
     config = _config(task)
     _check_context(task, config)
-    tokenizer = None if run is None else load_tokenizer(run)
+    folder = tokenizer_folder(task, run)  # read before the text, which takes longer
+    tokenizer = load_tokenizer(folder) if folder else None
     data = read(source, config, tokenizer=tokenizer)
     check_vocabulary(task, data.source, data.tokenizer.vocabulary_size)
     return data
@@ -66,7 +67,7 @@ def _check_context(task: Task, config: LanguageDataConfig) -> None:
         raise ValueError(
             f"data.sequence_length {length} is longer than the model's context; add "
             f"--data.sequence-length {task.model.context_length}"
-            + ("" if checkpoint_of(task) else f" or --model.context-length {length}")
+            + ("" if task.training.pretrained else f" or --model.context-length {length}")
         )
 
 

@@ -18,6 +18,7 @@ from jaxmodels.shared.command_line import EngineName, load_engine, missing_extra
 from jaxmodels.shared.data.wikitext import LanguageDataConfig
 from jaxmodels.shared.families.family import Predict
 from jaxmodels.shared.files import read_json
+from jaxmodels.shared.run import is_run
 from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.text.decoding import Prompts, Sampling, State, Step, beam_search, stream
 from jaxmodels.shared.text.generation import make_decoder
@@ -30,8 +31,9 @@ def open_writer(folder: Path, engine: EngineName | None = None) -> "RunWriter | 
     Raises:
         ValueError: the folder holds no model of text or no tokenizer, or the engine is missing.
     """
-    is_run = (folder / "run.json").exists() or not (folder / "config.json").exists()
-    return (_open_run if is_run else _open_checkpoint)(folder, engine)
+    if is_run(folder) or not (folder / "config.json").exists():
+        return _open_run(folder, engine)
+    return _open_checkpoint(folder, engine)
 
 
 @dataclass(frozen=True)
