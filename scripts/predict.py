@@ -14,19 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from jaxmodels.shared.command_line import load_engine, run_script
-from jaxmodels.shared.data.batches import Batch
-from jaxmodels.shared.data.image_batches import normalise
-from jaxmodels.shared.data.images import ImageDataConfig, read_image
-from jaxmodels.shared.data.reviews import ReviewDataConfig, encode_reviews
-from jaxmodels.shared.data.subwords import SubwordDataConfig, encode_subwords
-from jaxmodels.shared.data.subwords import inputs as subword_inputs
-from jaxmodels.shared.data.wikitext import LanguageDataConfig
-from jaxmodels.shared.families.images import read_normalisation
-from jaxmodels.shared.families.reviews import read_vocabulary
+from jaxmodels.shared.data.subwords import SubwordDataConfig
 from jaxmodels.shared.families.subwords import read_tokenizer
-from jaxmodels.shared.metrics import log_softmax
+from jaxmodels.shared.inputs import class_probabilities, read_inputs
 from jaxmodels.shared.plots.attention_page import AttendedText, write_attention_page
-from jaxmodels.shared.tasks import Task
 
 _SHOWN = 60  # characters of a review
 
@@ -52,13 +43,7 @@ def main() -> None:
         )
     batch, class_names = read_inputs(run.task, arguments.folder, arguments.inputs)
     size = run.task.training.evaluation_batch_size
-    logits = np.concatenate(
-        [
-            engine.predict({name: value[start : start + size] for name, value in batch.items()})[0]
-            for start in range(0, len(arguments.inputs), size)
-        ]
-    )
-    probabilities = np.exp(log_softmax(logits))
+    probabilities = class_probabilities(engine, batch, size)
     for text, row in zip(arguments.inputs, probabilities, strict=True):
         for index in np.argsort(-row)[: arguments.top]:
             print(f"{_label(text)}  {class_names[index]}  {row[index]:.4f}")
@@ -77,40 +62,6 @@ def main() -> None:
             texts.append(AttendedText(title, tokenizer.tokens(ids.tolist()), first))
         write_attention_page(arguments.attention, str(arguments.folder), texts)
         print(f"written: {arguments.attention}")
-
-
-def read_inputs(task: Task, folder: Path, inputs: list[str]) -> tuple[Batch, tuple[str, ...]]:
-    """All inputs as one batch, prepared as in training, and the names of the classes."""
-    if isinstance(task.data, ImageDataConfig):
-        mean, std, class_names = read_normalisation(folder)
-        size, channels = task.model.image_size, task.model.in_channels  # type: ignore[union-attr]
-        images = [read_image(path, image_size=size, channels=channels) for path in inputs]
-        return {"image": normalise(np.stack(images), mean, std)}, class_names
-    if isinstance(task.data, ReviewDataConfig):
-        vocabulary, class_names = read_vocabulary(folder)
-        for text in inputs:
-            _check_review(text)
-        tokens, lengths = encode_reviews(inputs, vocabulary, task.data)
-        return {"tokens": tokens, "lengths": lengths}, class_names
-    if isinstance(task.data, SubwordDataConfig):
-        tokenizer, class_names = read_tokenizer(folder)
-        for text in inputs:
-            _check_review(text)
-        padding = task.model.padding_id  # type: ignore[union-attr]
-        encoded = encode_subwords(inputs, tokenizer, task.data, padding_id=padding)
-        return subword_inputs(*encoded), class_names
-    mend = "; generate.py continues texts" if isinstance(task.data, LanguageDataConfig) else ""
-    raise ValueError(f"{folder} holds a run of {task.name}, which classifies nothing{mend}")
-
-
-def _check_review(text: str) -> None:
-    if not text.strip():
-        raise ValueError("an INPUT is empty; expected a review")
-    if os.path.isfile(text):
-        raise ValueError(
-            f"INPUT {text} is a file, and this run classifies texts; give what is in it: "
-            f'"$(cat {text})"'
-        )
 
 
 def _label(text: str) -> str:

@@ -157,7 +157,7 @@ def _read_rows(reader: Iterator[list[str]], where: str, ticker: str) -> list[_Ro
                 f"{place} has {len(cells)} cells; expected {len(header)} like the header; "
                 f"mend the line"
             )
-        day = _parse_date(cells[date_cell])
+        day = parse_date(cells[date_cell])
         if day is None:
             raise ValueError(
                 f"{place}, column {header[date_cell]}: {cells[date_cell][:40]!r} is not a date; "
@@ -231,7 +231,7 @@ def _column_name(text: str) -> str:
     return _ALIASES.get(name, name)
 
 
-def _parse_date(text: str) -> date | None:
+def parse_date(text: str) -> date | None:
     """A day, of which a time may follow: yfinance writes 2013-01-02 00:00:00-05:00."""
     text = text.strip()
     try:

@@ -128,6 +128,17 @@ _STUDIES = (
         variants={f"{rows} rows": (f"data.window={rows}",) for rows in (5, 20, 60, 120)},
         curve="validation_absolute_error",
     ),
+    Study(
+        name="prices-sentiment",
+        description="forecasts with and without the tone of the news, as add_sentiment.py adds it",
+        task="prices-lstm",
+        variants={
+            "prices alone": (),
+            "and how much news": ("data.features=log_return,news", "model.num-features=2"),
+            "and its tone": ("data.features=log_return,sentiment", "model.num-features=2"),
+        },
+        curve="validation_absolute_error",
+    ),
 )
 
 STUDIES: dict[str, Study] = {study.name: study for study in _STUDIES}
