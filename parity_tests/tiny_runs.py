@@ -247,3 +247,12 @@ def clean_environment() -> dict[str, str]:
     environment = os.environ | {"PYTHONPATH": str(SCRIPTS.parent)}
     environment.pop("JAXMODELS_TRACEBACK", None)
     return environment
+
+
+def environment_that_compiles_once() -> dict[str, str]:
+    """The same, for one that takes the programs of the tests that `compile_once`."""
+    import jax
+
+    settings = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    given = {name.upper(): str(getattr(jax.config, name)) for name in settings}
+    return clean_environment() | given
