@@ -17,6 +17,7 @@ from jaxmodels.shared.checksums import Position
 from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.families.registry import family_of
+from jaxmodels.shared.guards import Sums, is_guarded
 from jaxmodels.shared.interruption import Interrupted, Signals, heeded_signals
 from jaxmodels.shared.progress import Progress
 from jaxmodels.shared.run import (
@@ -133,7 +134,8 @@ def fit(
             row, position = train_epoch(task, engine, batches, bar, position, steps, probe, signals)
             predict = interruptible(engine, task, position, signals)
             row = {"epoch": position["epoch"] + 1} | row | validate(task, data, predict)
-            position = {"step": position["step"], "epoch": row["epoch"]}
+            in_a_row = {"skipped_in_a_row": position["sums"]["skipped_in_a_row"]}
+            position = {"step": position["step"], "epoch": row["epoch"], "sums": in_a_row}
             recorder.append(row)
             bar.end_epoch(row)
             if recorder.improved:
@@ -236,7 +238,7 @@ def train_epoch(
 
     Before a checkpoint is written, the outputs of `probe` are checked as well as the loss.
     """
-    sums = {"loss": position.get("loss", 0.0), "metric": position.get("metric", 0.0)}
+    sums = Sums(**position.get("sums", {}))
     every, end = task.training.checkpoint_every_steps, (position["epoch"] + 1) * steps
     started, waited = time.perf_counter(), 0.0
     pending: tuple[int, Batch, dict[str, Any]] | None = None
@@ -246,11 +248,7 @@ def train_epoch(
         if pending is None:
             return
         step, batch, metrics = pending
-        loss, metric = float(metrics["loss"]), float(metrics["metric"])
-        check_finite(loss, step, steps, batch["index"].tolist())
-        sums["loss"] += loss
-        sums["metric"] += metric
-        bar.advance(loss, metric)
+        bar.advance(*sums.add(task.training, step, steps, batch["index"].tolist(), metrics))
 
     for step in range(position["step"], end):
         asked = time.perf_counter()
@@ -263,7 +261,7 @@ def train_epoch(
             settle()
             pending = None
             check_finite(engine.predict(probe)[0], step, steps, batch["index"].tolist())
-            here = {"step": step + 1, "epoch": position["epoch"]} | sums
+            here = {"step": step + 1, "epoch": position["epoch"], "sums": vars(sums).copy()}
             save(engine, "last", task, here)
             leave_if_asked(engine, task, here, signals)
     settle()
@@ -273,7 +271,7 @@ def train_epoch(
         check_finite(engine.predict(probe)[0], step, steps, batch["index"].tolist())
     count, rate = end - position["step"], rate_of(task, end - 1, steps)
     row = epoch_row(task, sums, steps, rate, count, seconds, bar.units_per_step)
-    reached = {"step": end, "epoch": position["epoch"]} | sums
+    reached = {"step": end, "epoch": position["epoch"], "sums": vars(sums)}
     return row | {"data_wait_fraction": waited / seconds}, reached
 
 
@@ -285,7 +283,7 @@ def rate_of(task: Task, step: int, steps_per_epoch: int) -> float:
 
 def epoch_row(
     task: Task,
-    sums: dict[str, float],
+    sums: Sums,
     steps: int,
     rate: float,
     count: int,
@@ -293,10 +291,12 @@ def epoch_row(
     units_per_step: int,
 ) -> Row:
     """The training part of an epoch's row; `count` of its `steps` took `seconds`."""
-    family = family_of(task)
+    family, (loss, metric) = family_of(task), sums.means(steps)
+    skipped = {"train_skipped_steps": sums.skipped} if is_guarded(task.training) else {}
     return {
-        "train_loss": sums["loss"] / steps,
-        f"train_{family.METRIC}": sums["metric"] / steps,
+        "train_loss": loss,
+        f"train_{family.METRIC}": metric,
+        **skipped,
         "learning_rate": rate,
         "seconds": seconds,
         f"{family.UNIT}_per_second": count * units_per_step / seconds,

@@ -137,6 +137,10 @@ class TrainingConfig:
     it were one: less memory, the same step, but that BatchNorm sees a part at a time. `ema_decay`
     above 0 keeps an exponential moving average of the parameters, of which each step takes
     1 - ema_decay from the new ones; it is what is evaluated and saved (Polyak & Juditsky 1992).
+
+    A step whose loss or gradients are NaN or infinite stops the training, or with `on_nonfinite`
+    "skip" is not taken; so it is, by `on_spike`, with one whose loss is over `spike_factor` times
+    the median of the last (0 is off). More than `max_skipped_in_a_row` stop it all the same.
     """
 
     epochs: int = 10
@@ -150,15 +154,25 @@ class TrainingConfig:
     keep_checkpoints: int = 2
     micro_batches: int = 1
     ema_decay: float = 0.0
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    spike_factor: float = 0.0
+    on_spike: Literal["stop", "skip"] = "skip"
+    max_skipped_in_a_row: int = 10
 
     def __post_init__(self) -> None:
         counts = ("epochs", "batch_size", "evaluation_batch_size", "micro_batches")
         for name in (*counts, "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} {getattr(self, name)} must be at least 1")
-        for name in ("early_stopping_patience", "checkpoint_every_steps", "seed"):
+        least_0 = ("early_stopping_patience", "checkpoint_every_steps", "seed")
+        for name in (*least_0, "max_skipped_in_a_row"):
             if getattr(self, name) < 0:
                 raise ValueError(f"training.{name} {getattr(self, name)} must not be negative")
+        if self.spike_factor and not self.spike_factor > 1:
+            raise ValueError(f"training.spike_factor {self.spike_factor} must be above 1, or 0")
+        for name in ("on_nonfinite", "on_spike"):
+            if getattr(self, name) not in ("stop", "skip"):
+                raise ValueError(f"training.{name} {getattr(self, name)!r} must be stop or skip")
         for name in ("label_smoothing", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"training.{name} {getattr(self, name)} must be in [0, 1)")

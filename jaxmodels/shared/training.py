@@ -16,6 +16,7 @@ from jaxmodels.shared.command_line import EngineName, make_engine, missing_extra
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.files import read_json
 from jaxmodels.shared.fine_tuning import checkpoint_of, starting_weights
+from jaxmodels.shared.guards import is_guarded
 from jaxmodels.shared.hub.folder import save_checkpoint
 from jaxmodels.shared.loop import Engine, evaluate, fit
 from jaxmodels.shared.outputs import final_split, write_results
@@ -105,6 +106,11 @@ def choose_trainer(
             processes, or the checkpoint's tensors are not the model's.
     """
     process = this_process()
+    if is_guarded(task.training) and engine_name not in ("flax", "torch"):
+        raise ValueError(
+            f"--training.on-nonfinite skip and --training.spike-factor are not for --engine "
+            f"{engine_name}; take flax or torch"
+        )
     if process.count > 1:
         if engine_name not in ("lightning", "accelerate", "xla"):
             raise ValueError(

@@ -29,6 +29,7 @@ from jaxmodels.shared.files import replaced
 from jaxmodels.shared.loop import Start
 from jaxmodels.shared.tasks import Task
 from torchref.frozen import freeze_found
+from torchref.guards import make_guard
 from torchref.lora import add_lora, merge, save_adapter
 from torchref.models import create
 from torchref.optim import make_optimizer
@@ -56,6 +57,7 @@ class TorchEngine:
         self.trainable_parameters = sum(p.numel() for p in trained)
         decay = task.training.ema_decay
         self.average = Average(self.model, decay) if decay else None
+        self.guard = make_guard(task.training, self.model)
         self.carry: Carry = None
 
     def feed(self, batches: Iterator[Any]) -> AbstractContextManager[Iterator[Any]]:
@@ -71,8 +73,9 @@ class TorchEngine:
             step=step,
             rate=rate,
             seed=self.task.training.seed,
+            guard=self.guard,
         )
-        if self.average:
+        if self.average and not metrics.get("skipped"):
             self.average.update()
         return metrics
 
@@ -110,14 +113,19 @@ class TorchEngine:
         merge(self.model)
 
     def carried(self) -> dict[str, torch.Tensor]:
-        """Carry and average by name: what a checkpoint holds beside model and optimizer."""
+        """Carry, average and guard by name: what a checkpoint holds beside model and optimizer."""
         carry = {
             f"carry.{layer}.{part}": value
             for layer, state in enumerate(self.carry or ())
             for part, value in enumerate(state)
         }
         values = self.average.values if self.average else {}
-        return carry | {f"average.{name}": value for name, value in values.items()}
+        guard = {"losses": self.guard.losses, "count": self.guard.count} if self.guard else {}
+        return (
+            carry
+            | {f"average.{name}": value for name, value in values.items()}
+            | {f"guard.{name}": value for name, value in guard.items()}
+        )
 
     def carry_on(self, tensors: dict[str, torch.Tensor]) -> None:
         """Takes what `carried` gave; tensors of other names are left alone."""
@@ -129,6 +137,8 @@ class TorchEngine:
                 carry.setdefault(layer, []).append(value.to(self.device))
             elif kind == "average" and self.average:
                 self.average.values[rest].copy_(value)
+            elif kind == "guard" and self.guard:
+                getattr(self.guard, rest).copy_(value)
         self.carry = tuple(tuple(carry[layer]) for layer in sorted(carry)) or None
 
     def save(self, name: str, position: Position) -> None:
