@@ -17,6 +17,7 @@ from flax import nnx
 from jaxmodels import state
 from jaxmodels.checkpoint import Checkpoints
 from jaxmodels.frozen import freeze_found
+from jaxmodels.guards import initial_guard, make_guard
 from jaxmodels.lora import add_lora, merge, save_adapter
 from jaxmodels.models import CharRNN, create
 from jaxmodels.objective import make_objective
@@ -42,7 +43,11 @@ class FlaxEngine:
         self.initial_carry = initial_carry(model)
         carry = self.initial_carry(training.batch_size)
         self.graphdef, self.state = init_state(
-            model, optimizer, carry, average=training.ema_decay > 0
+            model,
+            optimizer,
+            carry,
+            average=training.ema_decay > 0,
+            guard=initial_guard(training),
         )
         self.trainable_parameters = sum(v.size for v in self.state["params"].values())
         self.step = make_train_step(
@@ -52,10 +57,11 @@ class FlaxEngine:
             make_apply(task.optimizer),
             micro_batches=training.micro_batches,
             ema_decay=training.ema_decay,
+            guard=make_guard(training),
         )
         self.jitted_predict = make_predict(self.graphdef, self.objective.inputs)
         self.dropout_key = jax.random.key(training.seed)
-        self.checkpoints = Checkpoints(folder / "checkpoints")
+        self.checkpoints = Checkpoints(folder / "checkpoints", keep=training.keep_checkpoints)
 
     def feed(self, batches: Iterator[Any]) -> AbstractContextManager[Iterator[Any]]:
         return nullcontext(batches)
@@ -102,8 +108,11 @@ class FlaxEngine:
     def save(self, name: str, position: Position) -> None:
         self.checkpoints.save(name, self.state, position)
 
-    def restore(self, name: str) -> Position:
-        self.state, position = self.checkpoints.restore(name, self.state)
+    def finish_saving(self) -> None:
+        self.checkpoints.finish()
+
+    def restore(self, name: str, step: int | None = None) -> Position:
+        self.state, position = self.checkpoints.restore(name, self.state, step)
         return position
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from jaxmodels.guards import Guard
 from jaxmodels.models.gpt2 import GPT2
 from jaxmodels.objective import Objective
 from jaxmodels.optim import Apply, apply_updates
@@ -20,7 +21,8 @@ from jaxmodels.shared.model_output import logits_of
 from jaxmodels.state import Leaves, merge, split
 
 # params and stats by dotted path, the optimizer's state, the step; the carry of a model that has
-# one from batch to batch; and the average of the parameters, where one is kept.
+# one from batch to batch; the average of the parameters, where one is kept; and the losses that the
+# next is compared with, where one is.
 State = dict[str, Any]
 Batch = dict[str, jax.Array]
 Carry = Any  # a tree of (directions, B, H) arrays, or () for a model that carries nothing
@@ -32,10 +34,12 @@ def init_state(
     carry: Carry = (),
     *,
     average: bool = False,
+    guard: dict[str, jax.Array] | None = None,
 ) -> tuple[nnx.GraphDef, State]:
     """The model's static structure and the state that a training step maps to the next.
 
-    `average` keeps a moving average of the parameters, at first these themselves.
+    `average` keeps a moving average of the parameters, at first these themselves; `guard` is what
+    the guard of the steps starts from.
     """
     graphdef, params, stats = split(model)
     state = {
@@ -46,6 +50,7 @@ def init_state(
     }
     if average:
         state["average"] = jax.tree.map(jnp.copy, params)
+    state |= {"guard": guard} if guard else {}
     return graphdef, state | ({"carry": carry} if carry else {})
 
 
@@ -152,8 +157,9 @@ def make_train_step(
     *,
     micro_batches: int = 1,
     ema_decay: float = 0.0,
+    guard: Guard | None = None,
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
-    """(state, batch, learning rate, key) -> (next state, {"loss", "metric"}).
+    """(state, batch, learning rate, key) -> (next state, {"loss", "metric"}); guarded, "skipped".
 
     Dropout draws from the key folded with the step, so a resumed run draws the same masks and no
     generator's state needs saving. The state is donated: do not use it after the call.
@@ -172,7 +178,10 @@ def make_train_step(
             new["average"] = jax.tree.map(
                 lambda old, now: old + (1 - ema_decay) * (now - old), state["average"], params
             )
-        return new | ({"carry": carry} if carry else {}), metrics
+        new |= {"carry": carry} if carry else {}
+        if guard is not None:
+            new, metrics["skipped"] = guard(state, new, metrics["loss"], gradients)
+        return new, metrics
 
     return jax.jit(step, donate_argnums=0)
 

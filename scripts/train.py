@@ -2,7 +2,7 @@
 
 usage: train.py TASK [--engine flax|torch|lightning|accelerate|xla] [--source sample|hub|tfds|PATH]
                 [--out DIR] [--epochs N] [--batch-size N] [--seed N] [--resume]
-                [--pretrained PATH|HUB_ID] [--optimizer.learning-rate 0.1 ...]
+                [--resume-from STEP] [--pretrained PATH|HUB_ID] [--optimizer.learning-rate 0.1 ...]
 
 The source is the embedded sample (no network) unless told otherwise; PATH is a local folder or file
 in any layout that the task's data set is found in (README.md lists them).
@@ -72,6 +72,10 @@ class Arguments(TaskArguments):
     """A run, or a model's folder or Hub id, to start from; its config becomes the task's."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
     """Continue the run in --out from its last checkpoint, exactly."""
+    resume_from: Annotated[
+        int | None, tyro.conf.arg(metavar="STEP", help_behavior_hint="(default: the newest)")
+    ] = None
+    """Continue from the checkpoint of this step, as when the last one is damaged."""
 
 
 def main() -> None:
@@ -80,13 +84,23 @@ def main() -> None:
     task = with_arguments(task, arguments, shortcuts=("epochs", "batch_size", "seed"))
     folder = arguments.out or Path("runs") / f"{task.name}-{arguments.engine}"
     pretrained = arguments.pretrained or task.training.pretrained
+    resume, from_step = arguments.resume, arguments.resume_from
+    resume = resume or from_step is not None
     if pretrained:
-        task = with_checkpoint(task, pretrained, folder, resume=arguments.resume)
+        task = with_checkpoint(task, pretrained, folder, resume=resume)
     with main_process_prints():
-        train(task, arguments.engine, arguments.source, folder, resume=arguments.resume)
+        train(task, arguments.engine, arguments.source, folder, resume=resume, from_step=from_step)
 
 
-def train(task: Task, engine_name: EngineName, source: str, folder: Path, *, resume: bool) -> None:
+def train(
+    task: Task,
+    engine_name: EngineName,
+    source: str,
+    folder: Path,
+    *,
+    resume: bool,
+    from_step: int | None = None,
+) -> None:
     """Loads the data, trains, and writes everything a finished run holds."""
     # All that can be refused is refused before the folder is claimed, and before hours of training.
     for package in ("matplotlib", "tensorboardX"):
@@ -105,7 +119,7 @@ def train(task: Task, engine_name: EngineName, source: str, folder: Path, *, res
             print(*measure_start(task, data, folder, engine), sep="\n")
 
     run = Run(task, engine_name, source)
-    training = prepare(run, data, folder, resume=resume, before=before)
+    training = prepare(run, data, folder, resume=resume, from_step=from_step, before=before)
     print(
         f"{task.name} with {engine_name} on {data.source}\n{describe(task, data)}, {steps:,} steps "
         "an epoch"

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.model_output import logits_of
 from jaxmodels.shared.tasks import Task
+from torchref.guards import Guard
 from torchref.models import CharRNN
 from torchref.models.gpt2 import GPT2
 from torchref.objective import make_objective
@@ -148,10 +149,19 @@ def train_step(
     step: int,
     rate: float,
     seed: int,
+    guard: Guard | None = None,
 ) -> tuple[dict[str, torch.Tensor], Carry]:
-    """Forward, backward and update, in place."""
+    """Forward, backward and update, in place; guarded, the metrics say what is "skipped"."""
     optimizer.zero_grad()
+    before = carry
+    if guard:
+        guard.remember()
     metrics, carry = compute_gradients(task, model, batch, carry, step=step, seed=seed)
+    if guard:
+        skipped = guard.judge(metrics["loss"])
+        metrics["skipped"] = torch.tensor(skipped)
+        if skipped:
+            return metrics, before
     prepare_gradients(task.optimizer, model)
     set_learning_rate(optimizer, rate)
     optimizer.step()

@@ -130,7 +130,8 @@ class TrainingConfig:
 
     `precision` "bfloat16" computes convolutions and linear layers in bfloat16; parameters,
     normalisation statistics and the loss stay float32. `early_stopping_patience` and
-    `checkpoint_every_steps` are off at 0 (a checkpoint is always written at an epoch's end).
+    `checkpoint_every_steps` are off at 0 (a checkpoint is always written at an epoch's end); the
+    newest `keep_checkpoints` of them are kept, and the best epoch's.
 
     `micro_batches` is into how many parts a step's batch is cut, whose gradients are summed as if
     it were one: less memory, the same step, but that BatchNorm sees a part at a time. `ema_decay`
@@ -139,6 +140,10 @@ class TrainingConfig:
 
     `pretrained` is the checkpoint that the training starts from, a folder or the Hub's id: its
     config and weights, and what was fitted with them (tokenizer, vocabulary, scalers).
+
+    A step whose loss or gradients are NaN or infinite stops the training, or with `on_nonfinite`
+    "skip" is not taken; so it is, by `on_spike`, with one whose loss is over `spike_factor` times
+    the median of the last (0 is off). More than `max_skipped_in_a_row` stop it all the same.
     """
 
     epochs: int = 10
@@ -149,17 +154,29 @@ class TrainingConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     early_stopping_patience: int = 0
     checkpoint_every_steps: int = 0
+    keep_checkpoints: int = 2
     micro_batches: int = 1
     ema_decay: float = 0.0
     pretrained: str = ""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    spike_factor: float = 0.0
+    on_spike: Literal["stop", "skip"] = "skip"
+    max_skipped_in_a_row: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "evaluation_batch_size", "micro_batches"):
+        counts = ("epochs", "batch_size", "evaluation_batch_size", "micro_batches")
+        for name in (*counts, "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} {getattr(self, name)} must be at least 1")
-        for name in ("early_stopping_patience", "checkpoint_every_steps", "seed"):
+        least_0 = ("early_stopping_patience", "checkpoint_every_steps", "seed")
+        for name in (*least_0, "max_skipped_in_a_row"):
             if getattr(self, name) < 0:
                 raise ValueError(f"training.{name} {getattr(self, name)} must not be negative")
+        if self.spike_factor and not self.spike_factor > 1:
+            raise ValueError(f"training.spike_factor {self.spike_factor} must be above 1, or 0")
+        for name in ("on_nonfinite", "on_spike"):
+            if getattr(self, name) not in ("stop", "skip"):
+                raise ValueError(f"training.{name} {getattr(self, name)!r} must be stop or skip")
         for name in ("label_smoothing", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"training.{name} {getattr(self, name)} must be in [0, 1)")

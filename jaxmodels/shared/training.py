@@ -16,6 +16,7 @@ from jaxmodels.shared.command_line import EngineName, make_engine, missing_extra
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.files import read_json
 from jaxmodels.shared.fine_tuning import starting_weights
+from jaxmodels.shared.guards import is_guarded
 from jaxmodels.shared.hub.folder import save_checkpoint
 from jaxmodels.shared.loop import Engine, evaluate, fit
 from jaxmodels.shared.outputs import final_split, write_results
@@ -30,20 +31,23 @@ def prepare(
     folder: Path,
     *,
     resume: bool = False,
+    from_step: int | None = None,
     before: Callable[[Engine], None] = lambda engine: None,
 ) -> Callable[[], tuple[Engine, Recorder]]:
     """Claims the folder for the run; what is returned trains, and leaves the final weights there.
 
     Of several processes the main one claims it, and leaves them. `before` sees the engine that is
-    about to train, unless the run is resumed.
+    about to train, unless the run is resumed. One that was ended before its first checkpoint begins
+    anew; `from_step` resumes from that checkpoint, else it is the newest.
 
     Raises:
         ValueError: the engine is not installed or cannot train the task, the checkpoint to start
             from does not fit, or the folder is another run's. All of that is found before the
             folder is claimed.
     """
+    goes_on = resume and runs.has_begun(folder)
     engine, fit_engine = choose_trainer(
-        cast(EngineName, run.engine), run.task, folder, resume=resume
+        cast(EngineName, run.engine), run.task, folder, resume=goes_on, from_step=from_step
     )
     family = family_of(run.task)
     is_main = this_process().is_main
@@ -51,10 +55,10 @@ def prepare(
         runs.start(folder, run, resume=resume, fitted=family.fitted_files(data))
 
     def train() -> tuple[Engine, Recorder]:
-        if not resume:
+        if not goes_on:
             before(engine)
         try:
-            recorder = fit_engine(data, resume)
+            recorder = fit_engine(data, goes_on)
         except NonFiniteLossError as error:
             if not (reason := family.explain_divergence(run.task, data)):
                 raise
@@ -86,7 +90,12 @@ def train_and_judge(run: Run, data: Any, folder: Path) -> tuple[dict[str, Any], 
 
 
 def choose_trainer(
-    engine_name: EngineName, task: Task, folder: Path, *, resume: bool = False
+    engine_name: EngineName,
+    task: Task,
+    folder: Path,
+    *,
+    resume: bool = False,
+    from_step: int | None = None,
 ) -> tuple[Engine, Callable[[Any, bool], Recorder]]:
     """(engine, (data, resume) -> history, with the final weights in the engine).
 
@@ -97,6 +106,11 @@ def choose_trainer(
             processes, or the checkpoint's tensors are not the model's.
     """
     process = this_process()
+    if is_guarded(task.training) and engine_name not in ("flax", "torch"):
+        raise ValueError(
+            f"--training.on-nonfinite skip and --training.spike-factor are not for --engine "
+            f"{engine_name}; take flax or torch"
+        )
     if process.count > 1:
         if engine_name not in ("lightning", "accelerate", "xla"):
             raise ValueError(
@@ -112,12 +126,19 @@ def choose_trainer(
         except ModuleNotFoundError as error:
             raise ValueError(missing_extra(engine_name, error)) from None
         check_supported(task)
+        if from_step is not None:
+            raise ValueError(
+                f"--resume-from {from_step}: --engine lightning keeps its newest checkpoint alone; "
+                "take --resume"
+            )
         lit: Any = make_engine(engine_name, task, folder, start)
         return lit, lambda data, resume: fit_lightning(
             task, data, folder, resume=resume, engine=lit
         )[1]
     engine = make_engine(engine_name, task, folder, start)
-    return engine, lambda data, resume: fit(task, data, engine, folder, resume=resume)
+    return engine, lambda data, resume: fit(
+        task, data, engine, folder, resume=resume, from_step=from_step
+    )
 
 
 def _pretrained(task: Task, fresh: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -22,13 +22,14 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from jaxmodels.shared.checksums import damaged
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.files import replaced
+from jaxmodels.shared.guards import Sums
 from jaxmodels.shared.loop import epoch_row, probe_batch, progress_bar
 from jaxmodels.shared.processes import check_count, this_process
 from jaxmodels.shared.run import Recorder, Row, check_finite
 from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.weights import check_match
 from torchref.engines.lightning import LitTask, TaskDataModule
-from torchref.engines.plain import TorchEngine, missing, to_tensors
+from torchref.engines.plain import TorchEngine, to_tensors
 from torchref.processes import with_the_others
 
 
@@ -51,17 +52,13 @@ class RunRecorder(Callback):
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self.started = time.perf_counter()
-        self.sums = {"loss": 0.0, "metric": 0.0}
+        self.sums = Sums()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        loss, metric = float(outputs["loss"]), float(outputs["metric"])
-        check_finite(loss, trainer.global_step - 1, self.steps, batch["index"].tolist())
-        self.sums["loss"] += loss
-        self.sums["metric"] += metric
-        self.bar.advance(loss, metric)
-        self.rows = batch["index"].tolist()
+        self.rows, step = batch["index"].tolist(), trainer.global_step - 1
+        self.bar.advance(*self.sums.add(self.task.training, step, self.steps, self.rows, outputs))
         self.seconds = time.perf_counter() - self.started  # without the validation that follows
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
@@ -200,7 +197,10 @@ def fit_lightning(
     checkpoints = folder / "checkpoints"
     last, best = checkpoints / "last.ckpt", checkpoints / "best.ckpt"
     if resume and not last.exists():
-        raise missing(last)
+        raise ValueError(
+            f"{last} is missing, so there is nothing to resume from; start again without --resume, "
+            "in another --out"
+        )
     callbacks: list[Callback] = [RunRecorder(task, data, recorder)]
     callbacks.append(
         ModelCheckpoint(

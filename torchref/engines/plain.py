@@ -16,11 +16,20 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from jaxmodels.shared.checksums import Position, check_record, check_tensors, damaged, seal
+from jaxmodels.shared.checksums import (
+    Position,
+    check_record,
+    check_tensors,
+    choose_step,
+    damaged,
+    saved_steps,
+    seal,
+)
 from jaxmodels.shared.files import replaced
 from jaxmodels.shared.loop import Start
 from jaxmodels.shared.tasks import Task
 from torchref.frozen import freeze_found
+from torchref.guards import make_guard
 from torchref.lora import add_lora, merge, save_adapter
 from torchref.models import create
 from torchref.optim import make_optimizer
@@ -48,6 +57,7 @@ class TorchEngine:
         self.trainable_parameters = sum(p.numel() for p in trained)
         decay = task.training.ema_decay
         self.average = Average(self.model, decay) if decay else None
+        self.guard = make_guard(task.training, self.model)
         self.carry: Carry = None
 
     def feed(self, batches: Iterator[Any]) -> AbstractContextManager[Iterator[Any]]:
@@ -63,8 +73,9 @@ class TorchEngine:
             step=step,
             rate=rate,
             seed=self.task.training.seed,
+            guard=self.guard,
         )
-        if self.average:
+        if self.average and not metrics.get("skipped"):
             self.average.update()
         return metrics
 
@@ -102,14 +113,19 @@ class TorchEngine:
         merge(self.model)
 
     def carried(self) -> dict[str, torch.Tensor]:
-        """Carry and average by name: what a checkpoint holds beside model and optimizer."""
+        """Carry, average and guard by name: what a checkpoint holds beside model and optimizer."""
         carry = {
             f"carry.{layer}.{part}": value
             for layer, state in enumerate(self.carry or ())
             for part, value in enumerate(state)
         }
         values = self.average.values if self.average else {}
-        return carry | {f"average.{name}": value for name, value in values.items()}
+        guard = {"losses": self.guard.losses, "count": self.guard.count} if self.guard else {}
+        return (
+            carry
+            | {f"average.{name}": value for name, value in values.items()}
+            | {f"guard.{name}": value for name, value in guard.items()}
+        )
 
     def carry_on(self, tensors: dict[str, torch.Tensor]) -> None:
         """Takes what `carried` gave; tensors of other names are left alone."""
@@ -121,11 +137,13 @@ class TorchEngine:
                 carry.setdefault(layer, []).append(value.to(self.device))
             elif kind == "average" and self.average:
                 self.average.values[rest].copy_(value)
+            elif kind == "guard" and self.guard:
+                getattr(self.guard, rest).copy_(value)
         self.carry = tuple(tuple(carry[layer]) for layer in sorted(carry)) or None
 
     def save(self, name: str, position: Position) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{name}.safetensors"
+        folder = self.folder / name
+        folder.mkdir(parents=True, exist_ok=True)
         model = {f"model.{key}": value for key, value in self.model.state_dict().items()}
         slots = {
             f"optimizer.{index}.{key}": value
@@ -136,23 +154,29 @@ class TorchEngine:
         parts = model | slots | self.carried()
         tensors = {key: value.cpu().contiguous() for key, value in parts.items()}
         record = seal(position, as_numpy(tensors))
-        with replaced(path) as temporary:
+        with replaced(folder / f"{position['step']}.safetensors") as temporary:
             save_file(tensors, temporary, metadata={"record": json.dumps(record)})
+        keep = self.task.training.keep_checkpoints if name == "last" else 1
+        for older in saved_steps(folder)[:-keep]:
+            (folder / f"{older}.safetensors").unlink()
 
-    def restore(self, name: str) -> Position:
-        path = self.folder / f"{name}.safetensors"
-        if not path.exists():
-            raise missing(path)
+    def finish_saving(self) -> None:
+        """Nothing: `save` returns when all is on the disk."""
+
+    def restore(self, name: str, step: int | None = None) -> Position:
+        folder = self.folder / name
+        step, before = choose_step(folder, saved_steps(folder), step)
+        path = folder / f"{step}.safetensors"
         try:
             with safe_open(path, "pt") as file:
                 record = json.loads(file.metadata()["record"])
                 # Cloned, since the optimizer keeps what it is given, and this is the mapped file.
                 tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
         except Exception as error:  # a damaged header fails in as many ways as it has fields
-            raise damaged(path, error) from error
+            raise damaged(path, error, before) from error
         model = as_numpy({f"model.{key}": v for key, v in self.model.state_dict().items()})
-        check_record(record, model, where=str(path), prefix="model.")
-        position = check_tensors(record, as_numpy(tensors), where=str(path))
+        check_record(record, model, where=str(path), prefix="model.", before=before)
+        position = check_tensors(record, as_numpy(tensors), where=str(path), before=before)
         content = self.optimizer.state_dict() | {"state": {}}
         for key, value in tensors.items():
             if key.startswith("optimizer."):
@@ -163,6 +187,10 @@ class TorchEngine:
             {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
         )
         self.optimizer.load_state_dict(content)
+        for later in (other for other in saved_steps(folder) if other > step):
+            (folder / f"{later}.safetensors").unlink(
+                missing_ok=True
+            )  # the resumed training makes it again
         return position
 
 
@@ -188,11 +216,3 @@ def to_tensors(batch: dict[str, np.ndarray], device: torch.device | None = None)
 
 def as_numpy(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     return {name: value.detach().cpu().numpy() for name, value in tensors.items()}
-
-
-def missing(path: Path) -> ValueError:
-    """The error of a run that has no checkpoint."""
-    return ValueError(
-        f"{path} is missing, so there is nothing to resume from; start again without --resume, in "
-        "another --out"
-    )
