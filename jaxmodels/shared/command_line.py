@@ -18,6 +18,7 @@ from jaxmodels.shared import run as runs
 from jaxmodels.shared.configs import ModelConfig
 from jaxmodels.shared.hub.folder import config_content, open_checkpoint
 from jaxmodels.shared.lora import NO_ADAPTERS, LoRAConfig
+from jaxmodels.shared.roll_call import exit_with
 from jaxmodels.shared.run import NonFiniteLossError, Run
 from jaxmodels.shared.schedules import ScheduleConfig
 from jaxmodels.shared.tasks import (
@@ -298,4 +299,4 @@ def run_script(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted; continue with --resume", file=sys.stderr)
         code = 130
-    sys.exit(code)
+    exit_with(code)

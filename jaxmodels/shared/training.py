@@ -98,11 +98,10 @@ def choose_trainer(
     """
     process = this_process()
     if process.count > 1:
-        if engine_name not in ("lightning", "accelerate", "xla"):
+        if engine_name == "torch":
             raise ValueError(
-                f"--engine {engine_name} trains in one process, and this is one of {process.count} "
-                "(WORLD_SIZE); take --engine lightning, accelerate or xla, or start it with plain "
-                "python"
+                f"--engine torch trains in one process, and this is one of {process.count} "
+                "(WORLD_SIZE); take another engine, or start it with plain python"
             )
         check_divides(task.training.batch_size, task.training.micro_batches, process)
     start = partial(_pretrained, task) if checkpoint_of(task) and not resume else None
