@@ -14,18 +14,17 @@ import importlib.util
 import os
 import time
 from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import jax
 
 from jaxmodels.shared.company import Company, limits_of
+from jaxmodels.shared.machine import installed
 from jaxmodels.shared.processes import Process, this_process
 from jaxmodels.shared.relay import relay
 from jaxmodels.shared.roll_call import roll_call
 from jaxmodels.shared.tpu import DEVICE_FILES, check_uses_tpu, signs_of_a_tpu
 
-PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "numpy")
 _TELLS_FIRST = 10.0  # seconds in which the company says who ended, if an error comes of that
 
 
@@ -47,7 +46,7 @@ def together(described: Mapping[str, Any]) -> Iterator[None]:
         return
     host, _, port = coordinator.rpartition(":")
     with roll_call(process, f"{host}:{int(port) + 1}") as company:
-        company.agree({**described, **versions()})
+        company.agree({**described, **installed()})
         connect(company, host, int(port))
         check_platform()
         with _others_told_first():
@@ -114,17 +113,6 @@ def check_platform() -> None:
 def device_files() -> list[str]:
     """The files of this machine that may be a TPU's."""
     return [path for pattern in DEVICE_FILES for path in glob.glob(pattern)]
-
-
-def versions() -> dict[str, str | None]:
-    """Of the packages that compute; None where one is not installed."""
-    found: dict[str, str | None] = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
 
 
 @contextlib.contextmanager

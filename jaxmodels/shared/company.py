@@ -227,12 +227,12 @@ def _given_up(members: Mapping[int, Member], process: Process, limits: Limits, n
         return ""
     behind = [index for index, step in steps.items() if step < max(steps.values())]
     where = (
-        f"{named(behind, process.count)} stands at step {min(steps.values())}, and the others "
+        f"{named(behind, process.count)} stands at batch {min(steps.values())}, and the others "
         f"wait at {max(steps.values())}"
         if behind
-        else f"all stand at step {max(steps.values())}"
+        else f"all stand at batch {max(steps.values())}"
     )
-    return f"no step for {limits.stall:g} s: {where}"
+    return f"nothing has moved for {limits.stall:g} s: {where}"
 
 
 def _first_difference(facts: Mapping[int, Mapping[str, Any]]) -> str:

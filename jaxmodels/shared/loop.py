@@ -18,6 +18,7 @@ from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.progress import Progress
+from jaxmodels.shared.roll_call import advance
 from jaxmodels.shared.run import Recorder, Row, check_finite
 from jaxmodels.shared.schedules import learning_rate
 from jaxmodels.shared.tasks import Task
@@ -32,6 +33,11 @@ class Engine(Protocol):
     @property
     def trainable_parameters(self) -> int:
         """How many numbers the optimizer moves."""
+        ...
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """(h, n): `train_step` is given the h-th of n equal runs of each batch's rows."""
         ...
 
     def feed(self, batches: Iterator[Batch]) -> AbstractContextManager[Iterator[Batch]]:
@@ -95,7 +101,8 @@ def fit(task: Task, data: Any, engine: Engine, folder: Path, *, resume: bool) ->
     position = engine.restore("last") if resume else {"step": 0, "epoch": 0}
     recorder = Recorder(folder, training.early_stopping_patience)
     recorder.rewind(position["epoch"])
-    batches = family.training_batches(task, data, position["step"])
+    host, num_hosts = engine.share
+    batches = family.training_batches(task, data, position["step"], host=host, num_hosts=num_hosts)
     probe = probe_batch(task, data)
     with (
         closing(recorder),
@@ -176,6 +183,7 @@ def train_epoch(
             task.schedule, task.optimizer.learning_rate, step, task.training.epochs * steps
         )
         metrics = engine.train_step(batch, step=step, rate=rate)
+        advance()
         settle()
         pending = (step, batch, metrics)
         if every and (step + 1) % every == 0 and (step + 1) % steps:
@@ -231,6 +239,7 @@ def evaluate(task: Task, data: Any, split: SplitName, predict: Predict) -> Evalu
     kept, rows = [], []
     for batch in family.evaluation_batches(task, data, split):
         outputs, carry = predict(batch, carry)
+        advance()
         sums = score_batch(task, batch, outputs)
         loss, metric, count = loss + sums[0], metric + sums[1], count + sums[2]
         if family.KEEP_OUTPUTS:

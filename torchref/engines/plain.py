@@ -31,6 +31,8 @@ from torchref.weights import load_tensors, read_tensors
 class TorchEngine:
     """Trains a task's model; `folder` receives the checkpoints. See `make_model`."""
 
+    share = (0, 1)  # of several processes each is given whole batches, and takes its rows of them
+
     def __init__(
         self,
         task: Task,

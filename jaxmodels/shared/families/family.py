@@ -87,8 +87,14 @@ class Family(Protocol):
 
     def units_per_step(self, task: Task, data: Any) -> int: ...
 
-    def training_batches(self, task: Task, data: Any, start_step: int = 0) -> Iterator[Batch]:
-        """Endless batches from `start_step` on."""
+    def training_batches(
+        self, task: Task, data: Any, start_step: int = 0, *, host: int = 0, num_hosts: int = 1
+    ) -> Iterator[Batch]:
+        """Endless batches from `start_step` on; host h of n has the h-th of n runs of each's rows.
+
+        Raises:
+            ValueError: the batch does not divide by the hosts.
+        """
         ...
 
     def evaluation_batches(self, task: Task, data: Any, split: SplitName) -> Iterator[Batch]:

@@ -111,7 +111,9 @@ in_words = row_family.in_words
 explain_divergence = row_family.explain_divergence
 
 
-def training_batches(task: Task, data: ImageData, start_step: int = 0) -> Iterator[Batch]:
+def training_batches(
+    task: Task, data: ImageData, start_step: int = 0, *, host: int = 0, num_hosts: int = 1
+) -> Iterator[Batch]:
     assert isinstance(task.data, ImageDataConfig)
     return image_batches.training_batches(
         data,
@@ -119,6 +121,8 @@ def training_batches(task: Task, data: ImageData, start_step: int = 0) -> Iterat
         batch_size=task.training.batch_size,
         seed=task.training.seed,
         start_step=start_step,
+        host=host,
+        num_hosts=num_hosts,
     )
 
 

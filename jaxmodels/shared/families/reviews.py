@@ -66,8 +66,10 @@ in_words = row_family.in_words
 explain_divergence = row_family.explain_divergence
 
 
-def training_batches(task: Task, data: ReviewData, start_step: int = 0) -> Iterator[Batch]:
-    return row_family.shuffled(_batch, task, data, start_step)
+def training_batches(
+    task: Task, data: ReviewData, start_step: int = 0, *, host: int = 0, num_hosts: int = 1
+) -> Iterator[Batch]:
+    return row_family.shuffled(_batch, task, data, start_step, host=host, num_hosts=num_hosts)
 
 
 def evaluation_batches(task: Task, data: ReviewData, split: SplitName) -> Iterator[Batch]:

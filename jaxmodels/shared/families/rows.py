@@ -34,7 +34,13 @@ def in_words(task: Task, data: Any, split: SplitName, evaluation: Evaluation) ->
 
 
 def shuffled(
-    make: Callable[[Any, np.ndarray], Batch], task: Task, data: Any, start_step: int
+    make: Callable[[Any, np.ndarray], Batch],
+    task: Task,
+    data: Any,
+    start_step: int,
+    *,
+    host: int,
+    num_hosts: int,
 ) -> Iterator[Batch]:
     """Training batches of the rows that `make` (split, rows) cuts out."""
     return batches.shuffled_batches(
@@ -43,6 +49,8 @@ def shuffled(
         batch_size=task.training.batch_size,
         seed=task.training.seed,
         start_step=start_step,
+        host=host,
+        num_hosts=num_hosts,
     )
 
 

@@ -94,13 +94,20 @@ def units_per_step(task: Task, data: TextData) -> int:
     return task.training.batch_size * _config(task).sequence_length
 
 
-def training_batches(task: Task, data: TextData, start_step: int = 0) -> Iterator[Batch]:
+def training_batches(
+    task: Task, data: TextData, start_step: int = 0, *, host: int = 0, num_hosts: int = 1
+) -> Iterator[Batch]:
     """Streams that go on from batch to batch for a recurrent model, random windows for others."""
     size, length = task.training.batch_size, _config(task).sequence_length
     tokens = data.train.tokens
     if isinstance(task.model, CharRNNConfig):
         return carried_batches(
-            tokens, batch_size=size, sequence_length=length, start_step=start_step
+            tokens,
+            batch_size=size,
+            sequence_length=length,
+            start_step=start_step,
+            host=host,
+            num_hosts=num_hosts,
         )
     return random_windows(
         tokens,
@@ -108,6 +115,8 @@ def training_batches(task: Task, data: TextData, start_step: int = 0) -> Iterato
         sequence_length=length,
         seed=task.training.seed,
         start_step=start_step,
+        host=host,
+        num_hosts=num_hosts,
     )
 
 
