@@ -64,9 +64,9 @@ def show_devices() -> list[str]:
                 ]
     except (ValueError, OSError) as error:  # not all came, or the TPU is not used
         return [str(error)]
-    except RuntimeError as error:  # no platform that JAX was told to take
+    except (RuntimeError, AssertionError) as error:  # no platform that JAX was told to take
         return [
-            f"JAX finds no device: {str(error).partition(chr(10))[0]}; expected those of "
+            f"JAX finds no device: {str(error).partition(chr(10))[0] or 'none'}; expected those of "
             f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}; unset it, or mend the driver"
         ]
     return []

@@ -104,7 +104,7 @@ run() {
     local command
     command=$(printf '%q ' "$@")
     # Of its own session, so that it outlives this connection; `python` is the project's.
-    on all "cd $folder && rm -f run.exit && PATH=\$PWD/.venv/bin:\$PATH PYTHONUNBUFFERED=1 \
+    on all "cd $folder && rm -f run.exit run.pid && PATH=\$PWD/.venv/bin:\$PATH PYTHONUNBUFFERED=1 \
 setsid nohup bash -c $(printf '%q' "$command"'& echo $! > run.pid; wait $!; echo $? > run.exit') \
 > run.log 2>&1 < /dev/null &"
     logs 0
@@ -113,11 +113,13 @@ setsid nohup bash -c $(printf '%q' "$command"'& echo $! > run.pid; wait $!; echo
 
 logs() {
     # The log ends with the command: `tail` looks for the process that writes it.
-    on "${1:-0}" "cd $folder && sleep 2 && tail -n +1 -F --pid=\$(cat run.pid) run.log"
+    on "${1:-0}" "cd $folder && until [ -s run.pid ]; do sleep 0.1; done && tail -n +1 -F --pid=\$(cat run.pid) run.log"
 }
 
 status() {
-    on all "cd $folder && sleep 2 && echo \$(hostname): exit code \$(cat run.exit 2> /dev/null || echo none, it runs)"
+    # The last host may be a moment behind the first.
+    on all "cd $folder && for try in 1 2 3 4 5 6 7 8; do [ -s run.exit ] || sleep 0.5; done && \
+echo \$(hostname): exit code \$(cat run.exit 2> /dev/null || echo none, it runs)"
 }
 
 stop() {

@@ -190,7 +190,7 @@ class Company:
                         member.heard += overslept
                         member.moved += overslept
                 self.tell({"progress": self.own.progress})
-                if why := _given_up(self.members, self.process, self.limits, time.monotonic()):
+                if why := given_up(self.members, self.process, self.limits, time.monotonic()):
                     self._end(why)
 
     def tell(self, message: dict[str, Any]) -> None:
@@ -213,7 +213,7 @@ class Company:
             _exit_saying(why)
 
 
-def _given_up(members: Mapping[int, Member], process: Process, limits: Limits, now: float) -> str:
+def given_up(members: Mapping[int, Member], process: Process, limits: Limits, now: float) -> str:
     """Why all must end, if one is silent, or all stand still; else ""."""
     here = {index: member for index, member in members.items() if not member.left}
     silent = [i for i, m in here.items() if m.connection and now - m.heard > limits.silence]

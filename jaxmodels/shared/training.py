@@ -103,7 +103,8 @@ def choose_trainer(
                 f"--engine torch trains in one process, and this is one of {process.count} "
                 "(WORLD_SIZE); take another engine, or start it with plain python"
             )
-        check_divides(task.training.batch_size, task.training.micro_batches, process)
+        if engine_name != "flax":  # where the mesh says how a batch is cut
+            check_divides(task.training.batch_size, task.training.micro_batches, process)
     start = partial(_pretrained, task) if checkpoint_of(task) and not resume else None
     if engine_name == "lightning":  # which brings its own loop
         try:
