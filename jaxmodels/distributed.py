@@ -50,9 +50,13 @@ def together(described: Mapping[str, Any]) -> Iterator[None]:
         connect(company, host, int(port))
         check_platform()
         with _others_told_first():
-            yield
-            company.leave()
-        jax.distributed.shutdown()
+            try:
+                yield
+            except KeyboardInterrupt:
+                if company.stop:  # all were asked to, and have saved
+                    part(company)
+                raise
+            part(company)
 
 
 def find_processes() -> tuple[Process, str]:
@@ -100,6 +104,12 @@ def connect(company: Company, host: str, port: int) -> None:
         heartbeat_timeout_seconds=int(2 * limits.silence) + 100,
         shutdown_timeout_seconds=30,
     )
+
+
+def part(company: Company) -> None:
+    """Waits for all to be done; then JAX may let go of the others."""
+    company.leave()
+    jax.distributed.shutdown()
 
 
 def check_platform() -> None:

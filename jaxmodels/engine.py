@@ -55,7 +55,7 @@ class FlaxEngine:
         )
         self.jitted_predict = make_predict(self.graphdef, self.objective.inputs)
         self.dropout_key = jax.random.key(training.seed)
-        self.checkpoints = Checkpoints(folder / "checkpoints")
+        self.checkpoints = Checkpoints(folder / "checkpoints", keep=training.keep_checkpoints)
 
     def feed(self, batches: Iterator[Any]) -> AbstractContextManager[Iterator[Any]]:
         return nullcontext(batches)
@@ -102,8 +102,11 @@ class FlaxEngine:
     def save(self, name: str, position: Position) -> None:
         self.checkpoints.save(name, self.state, position)
 
-    def restore(self, name: str) -> Position:
-        self.state, position = self.checkpoints.restore(name, self.state)
+    def finish_saving(self) -> None:
+        self.checkpoints.finish()
+
+    def restore(self, name: str, step: int | None = None) -> Position:
+        self.state, position = self.checkpoints.restore(name, self.state, step)
         return position
 
 

@@ -14,6 +14,7 @@ pytest.importorskip("lightning")
 from jaxmodels.shared.configs import TextClassifierConfig, to_json  # noqa: E402
 from parity_tests.tiny_runs import (  # noqa: E402
     ENGINES,
+    STEPS,
     Stop,
     call,
     compile_once,
@@ -126,7 +127,8 @@ def test_resume_of_nothing_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_resume_without_a_checkpoint_says_so(engine: str, tmp_path: Path) -> None:
     with pytest.raises(Stop):
-        train_tiny(engine, tmp_path, stop_at=2)
+        train_tiny(engine, tmp_path, stop_at=STEPS + 1)
+    shutil.rmtree(tmp_path / "checkpoints")
     with pytest.raises(ValueError, match="resume from; start again without --resume"):
         train_tiny(engine, tmp_path, resume=True)
 

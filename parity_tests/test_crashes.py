@@ -35,16 +35,16 @@ from parity_tests.tiny_runs import (  # noqa: E402
 
 __all__ = ["compile_once"]  # a fixture
 
-SUFFIX = {"torch": "last.safetensors", "lightning": "last.ckpt"}
+SUFFIX = {"torch": "last/{}.safetensors", "lightning": "last.ckpt"}
 
 
-def largest_file(folder: Path, engine: str) -> Path:
+def largest_file(folder: Path, engine: str, step: int = STEPS) -> Path:
     """The file with the last checkpoint's tensors."""
     if engine in SUFFIX:
-        return folder / "checkpoints" / SUFFIX[engine]
+        return folder / "checkpoints" / SUFFIX[engine].format(step)
     # orbax merges the files of its processes into state/d, and leaves the merged ones behind.
-    pattern = "*/state/d/*" if engine == "flax" else "*/*"
-    files = [file for file in (folder / "checkpoints/last").glob(pattern) if file.is_file()]
+    pattern = "state/d/*" if engine == "flax" else "*"
+    files = [file for file in (folder / f"checkpoints/last/{step}").glob(pattern) if file.is_file()]
     return max(files, key=lambda file: file.stat().st_size)
 
 
@@ -202,7 +202,7 @@ train_tiny(engine, Path(folder))
 def test_kill_within_a_save_keeps_the_checkpoint_before(engine: str, tmp_path: Path) -> None:
     """Killed between the temporary write of the second epoch's checkpoint and its rename."""
     folder = tmp_path / "run"
-    target = SUFFIX.get(engine, f"last/{2 * STEPS}")
+    target = SUFFIX.get(engine, "last/{}").format(2 * STEPS)
     killed = subprocess.run(
         [sys.executable, "-c", KILL, engine, folder, target],
         env=clean_environment(),

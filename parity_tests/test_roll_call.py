@@ -24,7 +24,7 @@ import sys, time
 from jaxmodels.shared.processes import Process
 from jaxmodels.shared.command_line import run_script
 from jaxmodels.shared.company import Limits
-from jaxmodels.shared.roll_call import advance, agree, roll_call
+from jaxmodels.shared.roll_call import advance, agree, roll_call, stop_together
 
 index, count, port, limits, facts, what = sys.argv[1:7]
 
@@ -37,9 +37,12 @@ def main():
             raise ValueError("a bad number")
         if what == "hangs":
             time.sleep(60)
-        for _ in range(8 if what == "ends" else 600):
-            time.sleep(0.05)
+        for place in range(8 if what == "ends" else 600):
+            time.sleep(0.05 * (1 + int(index) / 2))  # some are ahead of others
             advance()
+            if number := stop_together(15 if what == "asked" and place == 6 else None):
+                print("stopped at", place, number, flush=True)
+                break
         agree({"rows": 5}, "data")
         company.leave()
     print("left")
@@ -134,11 +137,8 @@ def test_an_error_of_one_ends_all_with_its_message(index: int, start: Start) -> 
 @pytest.mark.parametrize(
     ("number", "said"),
     [
-        (signal.SIGKILL, "error: process {} of 3 has ended: killed, or its own output tells why\n"),
-        (
-            signal.SIGSTOP,
-            "error: nothing was heard of process {} of 3 for 1 s (stopped, or cut off)\n",
-        ),
+        (signal.SIGKILL, "process {} of 3 has ended: killed, or its own output tells why"),
+        (signal.SIGSTOP, "nothing was heard of process {} of 3 for 1 s (stopped, or cut off)"),
     ],
     ids=["killed", "stopped"],
 )
@@ -164,6 +164,17 @@ def test_one_that_hangs_ends_all_and_itself(start: Start) -> None:
         code, _, errors = ending(process)
         assert code == LOST
         assert errors == "error: nothing has moved for 2 s: all stand at batch 1\n"
+
+
+@pytest.mark.parametrize("asked", [0, 2])
+def test_a_signal_to_one_stops_all_at_the_same_place(asked: int, start: Start) -> None:
+    processes = [start(i, "asked" if i == asked else "works", 3) for i in range(3)]
+    endings = [ending(process) for process in processes]
+    assert {each[::2] for each in endings} == {(0, "")}
+    (said,) = {each[1] for each in endings}
+    place, number = map(int, said.split()[3:5])
+    assert number == signal.SIGTERM
+    assert 6 <= place < 15  # the foremost had come there
 
 
 def test_who_is_behind_is_named() -> None:
@@ -198,10 +209,10 @@ def test_where_all_were_stopped_nobody_is_to_blame(start: Start) -> None:
 def test_a_stranger_is_turned_away(start: Start) -> None:
     main = start(0, "ends")
     port = int(main.args[4])  # type: ignore[index]
-    for _ in range(100):
+    stranger = None
+    while stranger is None:
         try:
             stranger = socket.create_connection(("127.0.0.1", port))
-            break
         except OSError:
             time.sleep(0.05)
     stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")

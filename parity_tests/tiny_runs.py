@@ -93,6 +93,7 @@ def train_tiny(
     task: Task = TASK,
     *,
     resume: bool = False,
+    from_step: int | None = None,
     stop_at: int | None = None,
     stop: type[BaseException] = Stop,
     data: Any = DATA,
@@ -116,6 +117,7 @@ def train_tiny(
             return lightning_run.fit_lightning(task, data, folder, resume=resume)
         finally:
             lightning.LitTask.training_step = original
+    resume = resume and runs.has_begun(folder)
     engine: Any = make_engine(engine_name, task, folder)  # type: ignore[arg-type]
     train_step = engine.train_step
 
@@ -125,7 +127,7 @@ def train_tiny(
         return train_step(batch, step=step, rate=rate)
 
     engine.train_step = stopping_step
-    return engine, fit(task, data, engine, folder, resume=resume)
+    return engine, fit(task, data, engine, folder, resume=resume, from_step=from_step)
 
 
 @pytest.fixture(scope="module", autouse=True)

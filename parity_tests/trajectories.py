@@ -181,6 +181,7 @@ def resume_rung(
             half = make(task, Path(folder) / "half")
             _train(half, task, data, range(steps // 2), steps)
             half.save("last", {"step": steps // 2, "epoch": 0})
+            half.finish_saving()
             resumed = make(task, Path(folder) / "half")
             position = resumed.restore("last")
             _train(resumed, task, data, range(position["step"], steps), steps)

@@ -2,7 +2,7 @@
 
 usage: train.py TASK [--engine flax|torch|lightning|accelerate|xla] [--source sample|hub|tfds|PATH]
                 [--out DIR] [--epochs N] [--batch-size N] [--seed N] [--resume]
-                [--pretrained PATH|HUB_ID] [--optimizer.learning-rate 0.1 ...]
+                [--resume-from STEP] [--pretrained PATH|HUB_ID] [--optimizer.learning-rate 0.1 ...]
 
 The source is the embedded sample (no network) unless told otherwise; PATH is a local folder or file
 in any layout that the task's data set is found in (README.md lists them).
@@ -74,6 +74,10 @@ class Arguments(TaskArguments):
     """A folder or the Hub's id of the model to fine-tune; its config becomes the task's."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
     """Continue the run in --out from its last checkpoint, exactly."""
+    resume_from: Annotated[
+        int | None, tyro.conf.arg(metavar="STEP", help_behavior_hint="(default: the newest)")
+    ] = None
+    """Continue from the checkpoint of this step, as when the last one is damaged."""
 
 
 def main() -> None:
@@ -82,15 +86,25 @@ def main() -> None:
     task = with_arguments(task, arguments, shortcuts=("epochs", "batch_size", "seed"))
     folder = arguments.out or Path("runs") / f"{task.name}-{arguments.engine}"
     pretrained = arguments.pretrained or checkpoint_of(task)
+    resume, from_step = arguments.resume, arguments.resume_from
+    resume = resume or from_step is not None
     if pretrained:
-        task = with_checkpoint(task, pretrained, folder, resume=arguments.resume)
+        task = with_checkpoint(task, pretrained, folder, resume=resume)
     run = Run(task, arguments.engine, arguments.source)
-    asked = {"out": str(folder), "resume": arguments.resume}
+    asked = {"out": str(folder), "resume": resume, "resume_from": from_step}
     with started(run, asked), main_process_prints():
-        train(task, arguments.engine, arguments.source, folder, resume=arguments.resume)
+        train(task, arguments.engine, arguments.source, folder, resume=resume, from_step=from_step)
 
 
-def train(task: Task, engine_name: EngineName, source: str, folder: Path, *, resume: bool) -> None:
+def train(
+    task: Task,
+    engine_name: EngineName,
+    source: str,
+    folder: Path,
+    *,
+    resume: bool,
+    from_step: int | None = None,
+) -> None:
     """Loads the data, trains, and writes everything a finished run holds."""
     # All that can be refused is refused before the folder is claimed, and before hours of training.
     for package in ("matplotlib", "tensorboardX"):
@@ -109,7 +123,7 @@ def train(task: Task, engine_name: EngineName, source: str, folder: Path, *, res
             print(*measure_start(task, data, folder, engine), sep="\n")
 
     run = Run(task, engine_name, source)
-    training = prepare(run, data, folder, resume=resume, before=before)
+    training = prepare(run, data, folder, resume=resume, from_step=from_step, before=before)
     print(
         f"{task.name} with {engine_name} on {data.source}\n{describe(task, data)}, {steps:,} steps "
         "an epoch"

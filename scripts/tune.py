@@ -89,9 +89,9 @@ def main() -> int | None:
     run = Run(task, arguments.engine, arguments.source)
     try:
         tune(run, folder, trials=arguments.trials, seed=arguments.seed)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("interrupted; the same command goes on with the search", file=sys.stderr)
-        return 130
+        return getattr(interrupt, "exit_code", 130)
     return None
 
 

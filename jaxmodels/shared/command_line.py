@@ -296,7 +296,7 @@ def run_script(main: Callable[[], int | None]) -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         code = 2
-    except KeyboardInterrupt:
-        print("interrupted; continue with --resume", file=sys.stderr)
-        code = 130
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "interrupted; continue with --resume", file=sys.stderr)
+        code = getattr(interrupt, "exit_code", 130)
     exit_with(code)

@@ -78,6 +78,11 @@ class Company:
         self.verdict = ""  # why all must end
         self.over: set[str] = set()  # the meetings that all have come to
         self.in_meeting = self.closed = False
+        self.places = 0  # where this process might have stopped, and went on
+        self.stops: dict[int, int] = {}  # the main process: of each, while all wait for the others
+        self.voting = False
+        self.stop: tuple[int, int] | None = None  # (place, the signal's number)
+        self.number = 0
 
     @property
     def own(self) -> Member:
@@ -98,6 +103,46 @@ class Company:
         self._meet(meeting, dict(facts), self.limits.stall)
         if self.verdict:
             raise ValueError(self.verdict)
+
+    def stop_together(self, number: int | None) -> int | None:
+        """The number of a signal if all stop at this place, and `number` is what came to this one.
+
+        All processes come to the same places in the same order, some of them ahead of others: they
+        are halted, and go on to the place of the foremost.
+        """
+        with self.changed:
+            if number and not self.voting:
+                self._vote(self.process.index, {"signal": number})
+            while self.voting and self.stop is None:
+                self.changed.wait(_AT_ONCE)
+            if self.stop is not None and self.places >= self.stop[0]:
+                return self.stop[1]
+            self.places += 1
+            return None
+
+    def _vote(self, index: int, message: dict[str, Any]) -> None:
+        """Where all stop; the first signal of any process starts it."""
+        if "signal" in message:
+            first, self.voting = not self.voting, True
+            if self.process.is_main:
+                if first:
+                    self.number = message["signal"]
+                    self.stops[self.process.index] = self.places
+                    self.tell(message)
+            else:
+                self.tell({"place": self.places} if index == 0 else message)
+        if "place" in message:
+            self.stops[index] = message["place"]
+        if self.process.is_main and len(self.stops) == self.process.count and not self.stop:
+            self.stop = (max(self.stops.values()), self.number)
+            self.tell({"stop": self.stop})
+        if "stop" in message:
+            self.stop = tuple(message["stop"])
+        self.changed.notify_all()
+
+    @property
+    def has_left(self) -> bool:
+        return "end" in self.over
 
     def leave(self) -> None:
         """Waits for all to be done, however long that takes."""
@@ -163,6 +208,8 @@ class Company:
                 self.over.add(message["met"])
                 self.verdict = message["but"]
                 self.changed.notify_all()
+            if message.keys() & {"signal", "place", "stop"}:
+                self._vote(index, message)
             member.left |= "left" in message
             if "end" in message:
                 self._end(message["end"])

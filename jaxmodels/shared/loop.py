@@ -7,7 +7,7 @@ compares is its family's.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,9 +17,17 @@ from jaxmodels.shared.checksums import Position
 from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.families.registry import family_of
+from jaxmodels.shared.interruption import Interrupted, Signals, heeded_signals
 from jaxmodels.shared.progress import Progress
 from jaxmodels.shared.roll_call import advance
-from jaxmodels.shared.run import Recorder, Row, check_finite
+from jaxmodels.shared.run import (
+    Recorder,
+    Row,
+    changed_fields,
+    check_finite,
+    listed,
+    task_to_json,
+)
 from jaxmodels.shared.schedules import learning_rate
 from jaxmodels.shared.tasks import Task
 
@@ -80,47 +88,122 @@ class Engine(Protocol):
         ...
 
     def save(self, name: str, position: Position) -> None:
-        """Writes the checkpoint `name` ("last" or "best"), whole or not at all."""
+        """Writes the checkpoint `name` ("last" or "best"), whole or not at all.
+
+        It may go on in the background; its failure is then the next save's, or `finish_saving`'s.
+        """
         ...
 
-    def restore(self, name: str) -> Position:
-        """Takes up a checkpoint and returns its position."""
+    def finish_saving(self) -> None:
+        """Waits until what `save` began is on the disk; an OSError if it could not be."""
+        ...
+
+    def restore(self, name: str, step: int | None = None) -> Position:
+        """Takes up a checkpoint, the newest unless told which, and returns its position."""
         ...
 
 
-def fit(task: Task, data: Any, engine: Engine, folder: Path, *, resume: bool) -> Recorder:
+def fit(
+    task: Task,
+    data: Any,
+    engine: Engine,
+    folder: Path,
+    *,
+    resume: bool,
+    from_step: int | None = None,
+) -> Recorder:
     """Trains to the end of the budget (or of patience) and returns the history.
 
-    With early stopping the engine ends with the best epoch's weights, else with the last's.
+    It resumes from the newest checkpoint, or from that of `from_step`. With early stopping the
+    engine ends with the best epoch's weights, else with the last's.
 
     Raises:
         NonFiniteLossError: the loss became NaN or infinite; checkpoints before it are kept.
+        Interrupted: SIGTERM or Ctrl-C came; where the training stood is saved.
     """
     family, training = family_of(task), task.training
     steps = family.steps_per_epoch(task, data)
-    position = engine.restore("last") if resume else {"step": 0, "epoch": 0}
+    position = restored(task, engine, from_step) if resume else {"step": 0, "epoch": 0}
     recorder = Recorder(folder, training.early_stopping_patience)
     recorder.rewind(position["epoch"])
     host, num_hosts = engine.share
     batches = family.training_batches(task, data, position["step"], host=host, num_hosts=num_hosts)
     probe = probe_batch(task, data)
     with (
+        heeded_signals(folder) as signals,
+        finished_saves(engine),
         closing(recorder),
         progress_bar(task, data, steps, done=position["step"]) as bar,
         engine.feed(batches) as batches,
     ):
         while position["epoch"] < training.epochs and not recorder.should_stop:
-            row = train_epoch(task, engine, batches, bar, position, steps, probe)
-            position = {"step": (position["epoch"] + 1) * steps, "epoch": position["epoch"] + 1}
-            row = {"epoch": position["epoch"]} | row | validate(task, data, engine.predict)
+            row, position = train_epoch(task, engine, batches, bar, position, steps, probe, signals)
+            predict = interruptible(engine, task, position, signals)
+            row = {"epoch": position["epoch"] + 1} | row | validate(task, data, predict)
+            position = {"step": position["step"], "epoch": row["epoch"]}
             recorder.append(row)
             bar.end_epoch(row)
             if recorder.improved:
-                engine.save("best", position)
-            engine.save("last", position)
+                save(engine, "best", task, position)
+            save(engine, "last", task, position)
+            leave_if_asked(engine, task, position, signals)
     if training.early_stopping_patience and recorder.best:
         engine.restore("best")
     return recorder
+
+
+def save(engine: Engine, name: str, task: Task, position: Position) -> None:
+    """Saves the position, with the task, of which a checkpoint is only to be taken up by itself."""
+    engine.save(name, position | {"task": task_to_json(task)})
+
+
+def restored(task: Task, engine: Engine, step: int | None) -> Position:
+    """Takes up the newest checkpoint, or that of a step, and returns its position.
+
+    Raises:
+        ValueError: it is of another task; the fields that differ are listed.
+    """
+    position = dict(engine.restore("last", step))
+    changed = changed_fields(position.pop("task"), task_to_json(task))
+    if changed:
+        raise ValueError(
+            f"the checkpoint of step {position['step']} is of a training with other settings; "
+            "restore the run's own, or start again without --resume, in another --out. "
+            "Changed:\n  " + listed(changed)
+        )
+    return position
+
+
+@contextmanager
+def finished_saves(engine: Engine) -> Iterator[None]:
+    """At its end, and after an error too, what the engine began to save is on the disk."""
+    try:
+        yield
+    finally:
+        engine.finish_saving()
+
+
+def leave_if_asked(engine: Engine, task: Task, position: Position, signals: Signals) -> None:
+    """Raises Interrupted if a signal has come, once the position is saved."""
+    if signals.asked is None:
+        return
+    save(engine, "last", task, position)
+    engine.finish_saving()
+    raise Interrupted(
+        signals.asked,
+        f"{signals.name}: saved step {position['step']:,}, in epoch {position['epoch'] + 1}; "
+        "continue with --resume",
+    )
+
+
+def interruptible(engine: Engine, task: Task, position: Position, signals: Signals) -> Predict:
+    """The engine's predictions; between two of them a signal is heeded."""
+
+    def predict(batch: Batch, carry: Any = None) -> tuple[np.ndarray, Any]:
+        leave_if_asked(engine, task, position, signals)
+        return engine.predict(batch, carry)
+
+    return predict
 
 
 def probe_batch(task: Task, data: Any) -> Batch:
@@ -154,14 +237,15 @@ def train_epoch(
     position: Position,
     steps: int,
     probe: Batch,
-) -> Row:
-    """Trains to the end of the epoch that `position` is in; returns its row of the history.
+    signals: Signals,
+) -> tuple[Row, Position]:
+    """Trains to the end of the epoch of `position`; its row of the history, and where it then is.
 
     Before a checkpoint is written, the outputs of `probe` are checked as well as the loss.
     """
     sums = {"loss": position.get("loss", 0.0), "metric": position.get("metric", 0.0)}
-    every = task.training.checkpoint_every_steps
-    started, waited, rate = time.perf_counter(), 0.0, 0.0
+    every, end = task.training.checkpoint_every_steps, (position["epoch"] + 1) * steps
+    started, waited = time.perf_counter(), 0.0
     pending: tuple[int, Batch, dict[str, Any]] | None = None
 
     def settle() -> None:
@@ -175,30 +259,36 @@ def train_epoch(
         sums["metric"] += metric
         bar.advance(loss, metric)
 
-    for step in range(position["step"], (position["epoch"] + 1) * steps):
+    for step in range(position["step"], end):
         asked = time.perf_counter()
         batch = next(batches)
         waited += time.perf_counter() - asked
-        rate = learning_rate(
-            task.schedule, task.optimizer.learning_rate, step, task.training.epochs * steps
-        )
-        metrics = engine.train_step(batch, step=step, rate=rate)
+        metrics = engine.train_step(batch, step=step, rate=rate_of(task, step, steps))
         advance()
         settle()
         pending = (step, batch, metrics)
-        if every and (step + 1) % every == 0 and (step + 1) % steps:
+        if step + 1 < end and (signals.asked or (every and (step + 1) % every == 0)):
             settle()
             pending = None
             check_finite(engine.predict(probe)[0], step, steps, batch["index"].tolist())
-            engine.save("last", {"step": step + 1, "epoch": position["epoch"]} | sums)
+            here = {"step": step + 1, "epoch": position["epoch"]} | sums
+            save(engine, "last", task, here)
+            leave_if_asked(engine, task, here, signals)
     settle()
     seconds = time.perf_counter() - started
-    assert pending is not None  # an epoch's last step is not saved within the epoch
-    check_finite(engine.predict(probe)[0], pending[0], steps, pending[1]["index"].tolist())
-    count = (position["epoch"] + 1) * steps - position["step"]
-    return epoch_row(task, sums, steps, rate, count, seconds, bar.units_per_step) | {
-        "data_wait_fraction": waited / seconds
-    }
+    if pending:  # else the checkpoint was of the epoch's end, which is checked
+        step, batch, _ = pending
+        check_finite(engine.predict(probe)[0], step, steps, batch["index"].tolist())
+    count, rate = end - position["step"], rate_of(task, end - 1, steps)
+    row = epoch_row(task, sums, steps, rate, count, seconds, bar.units_per_step)
+    reached = {"step": end, "epoch": position["epoch"]} | sums
+    return row | {"data_wait_fraction": waited / seconds}, reached
+
+
+def rate_of(task: Task, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of a step."""
+    peak, total = task.optimizer.learning_rate, task.training.epochs * steps_per_epoch
+    return learning_rate(task.schedule, peak, step, total)
 
 
 def epoch_row(

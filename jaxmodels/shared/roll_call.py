@@ -47,6 +47,8 @@ def roll_call(process: Process, address: str, limits: Limits | None = None) -> I
     except SystemExit:  # of its own accord, as the others
         raise
     except BaseException as error:
+        if company.has_left:
+            raise
         _broken.append(company)
         company.fail(str(error) or type(error).__name__)
         raise
@@ -65,6 +67,16 @@ def agree(facts: Mapping[str, Any], meeting: str) -> None:
     """`Company.agree` with the other processes, if there are any."""
     for company in _companies:
         company.agree(facts, meeting)
+
+
+def stop_together(number: int | None) -> int | None:
+    """The signal at which all processes stop here, if one was told to by the signal `number`.
+
+    Each process comes to the same such places in the same order, and goes on from the same one.
+    """
+    for company in _companies:
+        return company.stop_together(number)
+    return number
 
 
 def exit_with(code: int | None) -> NoReturn:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from jaxmodels.shared import configs
+from jaxmodels.shared.checksums import saved_steps
 from jaxmodels.shared.files import read_json, replaced, write_json
 from jaxmodels.shared.processes import this_process
 from jaxmodels.shared.tasks import DataConfig, Task
@@ -67,8 +68,7 @@ def start(folder: Path, run: Run, *, resume: bool, fitted: Mapping[str, str] | N
         if changed:
             raise ValueError(
                 f"--resume: {folder} was started otherwise; repeat its settings or choose another "
-                "--out. Changed:\n  "
-                + "\n  ".join(f"{name}: {old} -> {new}" for name, (old, new) in changed.items())
+                "--out. Changed:\n  " + listed(changed)
             )
         for name, content in (fitted or {}).items():
             file = folder / name
@@ -87,6 +87,16 @@ def start(folder: Path, run: Run, *, resume: bool, fitted: Mapping[str, str] | N
             with replaced(folder / name) as temporary:
                 temporary.write_text(content, encoding="utf-8")
         write_json(path, to_json(run))
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a run has something to resume: a checkpoint, or a finished epoch, which had one."""
+    checkpoints, history = folder / "checkpoints", folder / "history.jsonl"
+    return bool(
+        saved_steps(checkpoints / "last")
+        or (checkpoints / "last.ckpt").exists()  # Lightning's
+        or (history.exists() and history.stat().st_size)
+    )
 
 
 def load(folder: Path) -> Run:
@@ -188,8 +198,12 @@ def check_finite(
 
 def to_json(run: Run) -> dict[str, Any]:
     """The content of `run.json`."""
-    content = json.loads(json.dumps(dataclasses.asdict(run)))
-    content["task"]["model"] = configs.to_json(run.task.model)
+    return {"task": task_to_json(run.task), "engine": run.engine, "source": run.source}
+
+
+def task_to_json(task: Task) -> dict[str, Any]:
+    """The whole task as JSON."""
+    content = dataclasses.asdict(task) | {"model": configs.to_json(task.model)}
     return json.loads(json.dumps(content))
 
 
@@ -201,6 +215,11 @@ def changed_fields(before: Any, now: Any) -> dict[str, tuple[Any, Any]]:
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     }
+
+
+def listed(changed: dict[str, tuple[Any, Any]]) -> str:
+    """A line for each of the changed fields."""
+    return "\n  ".join(f"{name}: {old} -> {new}" for name, (old, new) in changed.items())
 
 
 def _build(kind: Any, value: Any, label: str) -> Any:

@@ -130,7 +130,8 @@ class TrainingConfig:
 
     `precision` "bfloat16" computes convolutions and linear layers in bfloat16; parameters,
     normalisation statistics and the loss stay float32. `early_stopping_patience` and
-    `checkpoint_every_steps` are off at 0 (a checkpoint is always written at an epoch's end).
+    `checkpoint_every_steps` are off at 0 (a checkpoint is always written at an epoch's end); the
+    newest `keep_checkpoints` of them are kept, and the best epoch's.
 
     `micro_batches` is into how many parts a step's batch is cut, whose gradients are summed as if
     it were one: less memory, the same step, but that BatchNorm sees a part at a time. `ema_decay`
@@ -146,11 +147,13 @@ class TrainingConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     early_stopping_patience: int = 0
     checkpoint_every_steps: int = 0
+    keep_checkpoints: int = 2
     micro_batches: int = 1
     ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "evaluation_batch_size", "micro_batches"):
+        counts = ("epochs", "batch_size", "evaluation_batch_size", "micro_batches")
+        for name in (*counts, "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} {getattr(self, name)} must be at least 1")
         for name in ("early_stopping_patience", "checkpoint_every_steps", "seed"):

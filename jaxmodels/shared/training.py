@@ -30,20 +30,23 @@ def prepare(
     folder: Path,
     *,
     resume: bool = False,
+    from_step: int | None = None,
     before: Callable[[Engine], None] = lambda engine: None,
 ) -> Callable[[], tuple[Engine, Recorder]]:
     """Claims the folder for the run; what is returned trains, and leaves the final weights there.
 
     Of several processes the main one claims it, and leaves them. `before` sees the engine that is
-    about to train, unless the run is resumed.
+    about to train, unless the run is resumed. One that was ended before its first checkpoint begins
+    anew; `from_step` resumes from that checkpoint, else it is the newest.
 
     Raises:
         ValueError: the engine is not installed or cannot train the task, the checkpoint to start
             from does not fit, or the folder is another run's. All of that is found before the
             folder is claimed.
     """
+    goes_on = resume and runs.has_begun(folder)
     engine, fit_engine = choose_trainer(
-        cast(EngineName, run.engine), run.task, folder, resume=resume
+        cast(EngineName, run.engine), run.task, folder, resume=goes_on, from_step=from_step
     )
     family = family_of(run.task)
     is_main = this_process().is_main
@@ -51,10 +54,10 @@ def prepare(
         runs.start(folder, run, resume=resume, fitted=family.fitted_files(data))
 
     def train() -> tuple[Engine, Recorder]:
-        if not resume:
+        if not goes_on:
             before(engine)
         try:
-            recorder = fit_engine(data, resume)
+            recorder = fit_engine(data, goes_on)
         except NonFiniteLossError as error:
             if not (reason := family.explain_divergence(run.task, data)):
                 raise
@@ -86,7 +89,12 @@ def train_and_judge(run: Run, data: Any, folder: Path) -> tuple[dict[str, Any], 
 
 
 def choose_trainer(
-    engine_name: EngineName, task: Task, folder: Path, *, resume: bool = False
+    engine_name: EngineName,
+    task: Task,
+    folder: Path,
+    *,
+    resume: bool = False,
+    from_step: int | None = None,
 ) -> tuple[Engine, Callable[[Any, bool], Recorder]]:
     """(engine, (data, resume) -> history, with the final weights in the engine).
 
@@ -112,12 +120,19 @@ def choose_trainer(
         except ModuleNotFoundError as error:
             raise ValueError(missing_extra(engine_name, error)) from None
         check_supported(task)
+        if from_step is not None:
+            raise ValueError(
+                f"--resume-from {from_step}: --engine lightning keeps its newest checkpoint alone; "
+                "take --resume"
+            )
         lit: Any = make_engine(engine_name, task, folder, start)
         return lit, lambda data, resume: fit_lightning(
             task, data, folder, resume=resume, engine=lit
         )[1]
     engine = make_engine(engine_name, task, folder, start)
-    return engine, lambda data, resume: fit(task, data, engine, folder, resume=resume)
+    return engine, lambda data, resume: fit(
+        task, data, engine, folder, resume=resume, from_step=from_step
+    )
 
 
 def _pretrained(task: Task, fresh: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -25,12 +25,20 @@ from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulation
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from jaxmodels.shared.checksums import Position, check_record, check_tensors, damaged, seal
+from jaxmodels.shared.checksums import (
+    Position,
+    check_record,
+    check_tensors,
+    choose_step,
+    damaged,
+    saved_steps,
+    seal,
+)
 from jaxmodels.shared.files import could_not_write
 from jaxmodels.shared.loop import Start
 from jaxmodels.shared.processes import check_count, this_process
 from jaxmodels.shared.tasks import Task
-from torchref.engines.plain import TorchEngine, as_numpy, missing, to_tensors
+from torchref.engines.plain import TorchEngine, as_numpy, to_tensors
 from torchref.optim import prepare_gradients, set_learning_rate
 from torchref.processes import average_statistics, rows_of, rows_of_all, with_the_others
 from torchref.step import Average, compute_gradients
@@ -139,24 +147,28 @@ class AccelerateEngine(TorchEngine):
                     record = json.dumps(seal(position | count, _content(temporary)))
                     (temporary / RECORD).write_text(record)
                     _take_place(temporary, folder)
+                keep = self.task.training.keep_checkpoints if name == "last" else 1
+                for older in saved_steps(folder.parent)[:-keep]:
+                    shutil.rmtree(folder.with_name(str(older)))
             self.accelerator.wait_for_everyone()
 
-    def restore(self, name: str) -> Position:
+    def restore(self, name: str, step: int | None = None) -> Position:
         folder = self.folder / name
-        steps = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
-        if not steps:
-            raise missing(folder)
-        path = folder / str(max(steps))
+        step, before = choose_step(folder, saved_steps(folder), step)
+        path = folder / str(step)
         try:
             record = json.loads((path / RECORD).read_text())
             content = _content(path)
         except Exception as error:  # JSON and safetensors each have their own
-            raise damaged(path, error) from error
+            raise damaged(path, error, before) from error
         model = as_numpy({f"model.{key}": v for key, v in self.model.state_dict().items()})
-        check_record(record, model, where=str(path), prefix="model.")
-        position = dict(check_tensors(record, content, where=str(path)))
+        check_record(record, model, where=str(path), prefix="model.", before=before)
+        position = dict(check_tensors(record, content, where=str(path), before=before))
         check_count(path, position.pop("processes"), self.process)
         self.accelerator.load_state(str(path))
+        if self.process.is_main:
+            for later in (other for other in saved_steps(folder) if other > step):
+                shutil.rmtree(folder / str(later))  # the resumed training makes it again
         return position
 
     # By hooks, for Accelerate reads what is registered for checkpointing with pickle, unguarded.
@@ -209,12 +221,9 @@ def _whole_or_not_at_all(folder: Path, temporary: Path) -> Iterator[None]:
 
 
 def _take_place(temporary: Path, folder: Path) -> None:
-    """Renames a folder whose files are on the disk, and removes the older ones beside it."""
+    """Renames a folder whose files are on the disk."""
     for path in temporary.iterdir():
         with open(path, "rb") as file:
             os.fsync(file.fileno())  # a crash after the rename must not leave an empty file
     shutil.rmtree(folder, ignore_errors=True)  # of an epoch that is trained again
     os.replace(temporary, folder)
-    for older in folder.parent.iterdir():
-        if older != folder:
-            shutil.rmtree(older)

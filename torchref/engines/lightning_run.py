@@ -28,7 +28,7 @@ from jaxmodels.shared.run import Recorder, Row, check_finite
 from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.weights import check_match
 from torchref.engines.lightning import LitTask, TaskDataModule
-from torchref.engines.plain import TorchEngine, missing, to_tensors
+from torchref.engines.plain import TorchEngine, to_tensors
 from torchref.processes import with_the_others
 
 
@@ -200,7 +200,10 @@ def fit_lightning(
     checkpoints = folder / "checkpoints"
     last, best = checkpoints / "last.ckpt", checkpoints / "best.ckpt"
     if resume and not last.exists():
-        raise missing(last)
+        raise ValueError(
+            f"{last} is missing, so there is nothing to resume from; start again without --resume, "
+            "in another --out"
+        )
     callbacks: list[Callback] = [RunRecorder(task, data, recorder)]
     callbacks.append(
         ModelCheckpoint(

@@ -16,7 +16,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from jaxmodels.shared.checksums import Position, check_record, check_tensors, damaged, seal
+from jaxmodels.shared.checksums import (
+    Position,
+    check_record,
+    check_tensors,
+    choose_step,
+    damaged,
+    saved_steps,
+    seal,
+)
 from jaxmodels.shared.files import replaced
 from jaxmodels.shared.loop import Start
 from jaxmodels.shared.tasks import Task
@@ -126,8 +134,8 @@ class TorchEngine:
         self.carry = tuple(tuple(carry[layer]) for layer in sorted(carry)) or None
 
     def save(self, name: str, position: Position) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{name}.safetensors"
+        folder = self.folder / name
+        folder.mkdir(parents=True, exist_ok=True)
         model = {f"model.{key}": value for key, value in self.model.state_dict().items()}
         slots = {
             f"optimizer.{index}.{key}": value
@@ -138,23 +146,29 @@ class TorchEngine:
         parts = model | slots | self.carried()
         tensors = {key: value.cpu().contiguous() for key, value in parts.items()}
         record = seal(position, as_numpy(tensors))
-        with replaced(path) as temporary:
+        with replaced(folder / f"{position['step']}.safetensors") as temporary:
             save_file(tensors, temporary, metadata={"record": json.dumps(record)})
+        keep = self.task.training.keep_checkpoints if name == "last" else 1
+        for older in saved_steps(folder)[:-keep]:
+            (folder / f"{older}.safetensors").unlink()
 
-    def restore(self, name: str) -> Position:
-        path = self.folder / f"{name}.safetensors"
-        if not path.exists():
-            raise missing(path)
+    def finish_saving(self) -> None:
+        """Nothing: `save` returns when all is on the disk."""
+
+    def restore(self, name: str, step: int | None = None) -> Position:
+        folder = self.folder / name
+        step, before = choose_step(folder, saved_steps(folder), step)
+        path = folder / f"{step}.safetensors"
         try:
             with safe_open(path, "pt") as file:
                 record = json.loads(file.metadata()["record"])
                 # Cloned, since the optimizer keeps what it is given, and this is the mapped file.
                 tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
         except Exception as error:  # a damaged header fails in as many ways as it has fields
-            raise damaged(path, error) from error
+            raise damaged(path, error, before) from error
         model = as_numpy({f"model.{key}": v for key, v in self.model.state_dict().items()})
-        check_record(record, model, where=str(path), prefix="model.")
-        position = check_tensors(record, as_numpy(tensors), where=str(path))
+        check_record(record, model, where=str(path), prefix="model.", before=before)
+        position = check_tensors(record, as_numpy(tensors), where=str(path), before=before)
         content = self.optimizer.state_dict() | {"state": {}}
         for key, value in tensors.items():
             if key.startswith("optimizer."):
@@ -165,6 +179,10 @@ class TorchEngine:
             {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
         )
         self.optimizer.load_state_dict(content)
+        for later in (other for other in saved_steps(folder) if other > step):
+            (folder / f"{later}.safetensors").unlink(
+                missing_ok=True
+            )  # the resumed training makes it again
         return position
 
 
@@ -190,11 +208,3 @@ def to_tensors(batch: dict[str, np.ndarray], device: torch.device | None = None)
 
 def as_numpy(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     return {name: value.detach().cpu().numpy() for name, value in tensors.items()}
-
-
-def missing(path: Path) -> ValueError:
-    """The error of a run that has no checkpoint."""
-    return ValueError(
-        f"{path} is missing, so there is nothing to resume from; start again without --resume, in "
-        "another --out"
-    )

@@ -169,8 +169,8 @@ class XLAEngine(TorchEngine):
         if self.process.count > 1:  # may read it next
             torch.distributed.barrier() if _on_cpus() else xla_model.rendezvous("saved")
 
-    def restore(self, name: str) -> Position:
-        position = dict(super().restore(name))
+    def restore(self, name: str, step: int | None = None) -> Position:
+        position = dict(super().restore(name, step))
         check_count(self.folder / name, position.pop("processes"), self.process)
         torch_xla.sync()
         return position
