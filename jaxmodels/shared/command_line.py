@@ -7,6 +7,7 @@ import io
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from jaxmodels.shared import run as runs
 from jaxmodels.shared.configs import ModelConfig
 from jaxmodels.shared.hub.folder import config_content, open_checkpoint
 from jaxmodels.shared.lora import NO_ADAPTERS, LoRAConfig
-from jaxmodels.shared.roll_call import exit_with
+from jaxmodels.shared.roll_call import broken_up, exit_with
 from jaxmodels.shared.run import NonFiniteLossError, Run
 from jaxmodels.shared.schedules import ScheduleConfig
 from jaxmodels.shared.tasks import (
@@ -299,4 +300,9 @@ def run_script(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or "interrupted; continue with --resume", file=sys.stderr)
         code = getattr(interrupt, "exit_code", 130)
+    except Exception:
+        if not broken_up():
+            raise
+        traceback.print_exc()
+        code = 1
     exit_with(code)

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxmodels.shared.checksums import Position
 from jaxmodels.shared.data.batches import Batch
+from jaxmodels.shared.data.counters import Host
 from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.interruption import Interrupted, Signals, heeded_signals
@@ -44,8 +45,8 @@ class Engine(Protocol):
         ...
 
     @property
-    def share(self) -> tuple[int, int]:
-        """(h, n): `train_step` is given the h-th of n equal runs of each batch's rows."""
+    def share(self) -> tuple[Host, int]:
+        """(host, n): which of n equal runs of each batch's rows `train_step` is given."""
         ...
 
     def feed(self, batches: Iterator[Batch]) -> AbstractContextManager[Iterator[Batch]]:

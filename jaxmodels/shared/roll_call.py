@@ -79,9 +79,14 @@ def stop_together(number: int | None) -> int | None:
     return number
 
 
+def broken_up() -> bool:
+    """Whether an error has ended this process's company."""
+    return bool(_broken)
+
+
 def exit_with(code: int | None) -> NoReturn:
     """As sys.exit; but at once where a company broke up, whom a runtime would wait for at exit."""
-    if _broken:
+    if broken_up():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code or 0)

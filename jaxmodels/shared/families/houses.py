@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxmodels.shared.data import batches, house_features
 from jaxmodels.shared.data.batches import Batch
+from jaxmodels.shared.data.counters import Host
 from jaxmodels.shared.data.house_features import Preparation
 from jaxmodels.shared.data.houses import HouseData, HouseDataConfig, HouseSplit, load_houses
 from jaxmodels.shared.families import rows as row_family
@@ -77,7 +78,7 @@ def units_per_step(task: Task, data: HouseData) -> int:
 
 
 def training_batches(
-    task: Task, data: HouseData, start_step: int = 0, *, host: int = 0, num_hosts: int = 1
+    task: Task, data: HouseData, start_step: int = 0, *, host: Host = 0, num_hosts: int = 1
 ) -> Iterator[Batch]:
     return batches.shuffled_batches(
         lambda rows, epoch: _batch(data.train, rows),

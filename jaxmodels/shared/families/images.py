@@ -11,6 +11,7 @@ import numpy as np
 from jaxmodels.shared import metrics
 from jaxmodels.shared.data import image_batches
 from jaxmodels.shared.data.batches import Batch
+from jaxmodels.shared.data.counters import Host
 from jaxmodels.shared.data.images import ImageData, ImageDataConfig, load_images
 from jaxmodels.shared.families import rows as row_family
 from jaxmodels.shared.families.classification import summarise, write_predictions
@@ -112,7 +113,7 @@ explain_divergence = row_family.explain_divergence
 
 
 def training_batches(
-    task: Task, data: ImageData, start_step: int = 0, *, host: int = 0, num_hosts: int = 1
+    task: Task, data: ImageData, start_step: int = 0, *, host: Host = 0, num_hosts: int = 1
 ) -> Iterator[Batch]:
     assert isinstance(task.data, ImageDataConfig)
     return image_batches.training_batches(

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxmodels.shared.data import batches
 from jaxmodels.shared.data.batches import Batch
-from jaxmodels.shared.data.counters import host_rows
+from jaxmodels.shared.data.counters import Host, host_rows
 from jaxmodels.shared.data.lms import (
     LMSData,
     LMSDataConfig,
@@ -65,7 +65,7 @@ units_per_step = row_family.units_per_step
 
 
 def training_batches(
-    task: Task, data: LMSData, start_step: int = 0, *, host: int = 0, num_hosts: int = 1
+    task: Task, data: LMSData, start_step: int = 0, *, host: Host = 0, num_hosts: int = 1
 ) -> Iterator[Batch]:
     """In order, and from the first again after the last; never shuffled."""
     size, step = task.training.batch_size, start_step

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxmodels.shared.data import batches
 from jaxmodels.shared.data.batches import Batch
+from jaxmodels.shared.data.counters import Host
 from jaxmodels.shared.families.family import Evaluation, SplitName
 from jaxmodels.shared.tasks import Task
 
@@ -39,7 +40,7 @@ def shuffled(
     data: Any,
     start_step: int,
     *,
-    host: int,
+    host: Host,
     num_hosts: int,
 ) -> Iterator[Batch]:
     """Training batches of the rows that `make` (split, rows) cuts out."""

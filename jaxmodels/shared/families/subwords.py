@@ -10,7 +10,7 @@ import numpy as np
 from jaxmodels.shared.configs import BERTConfig
 from jaxmodels.shared.data import batches
 from jaxmodels.shared.data.batches import Batch
-from jaxmodels.shared.data.counters import host_rows
+from jaxmodels.shared.data.counters import Host, host_rows
 from jaxmodels.shared.data.subwords import SubwordData, SubwordDataConfig, batch, load_subwords
 from jaxmodels.shared.families import reviews
 from jaxmodels.shared.families import rows as row_family
@@ -103,7 +103,7 @@ explain_divergence = reviews.explain_divergence
 
 
 def training_batches(
-    task: Task, data: SubwordData, start_step: int = 0, *, host: int = 0, num_hosts: int = 1
+    task: Task, data: SubwordData, start_step: int = 0, *, host: Host = 0, num_hosts: int = 1
 ) -> Iterator[Batch]:
     """Reviews of similar length share a batch, which is as wide as the longest of them needs.
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxmodels.shared import metrics
 from jaxmodels.shared.configs import CharRNNConfig, GPT2Config
 from jaxmodels.shared.data.batches import Batch
+from jaxmodels.shared.data.counters import Host
 from jaxmodels.shared.data.text import (
     TextData,
     carried_batches,
@@ -95,7 +96,7 @@ def units_per_step(task: Task, data: TextData) -> int:
 
 
 def training_batches(
-    task: Task, data: TextData, start_step: int = 0, *, host: int = 0, num_hosts: int = 1
+    task: Task, data: TextData, start_step: int = 0, *, host: Host = 0, num_hosts: int = 1
 ) -> Iterator[Batch]:
     """Streams that go on from batch to batch for a recurrent model, random windows for others."""
     size, length = task.training.batch_size, _config(task).sequence_length
