@@ -72,6 +72,13 @@ class Engine(Protocol):
         """What each layer's heads look at, (B, H, T, T) float32, for ids (B, T); of a BERT."""
         ...
 
+    def alone(self) -> "Engine":
+        """An engine of the same model that predicts in this process alone.
+
+        Of several processes all must ask for it.
+        """
+        ...
+
     def weights(self) -> dict[str, np.ndarray]:
         """The model's tensors in torch's names and layout."""
         ...

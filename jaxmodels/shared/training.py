@@ -4,15 +4,17 @@
 >>> engine, recorder = training()
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 
 from jaxmodels.shared import run as runs
 from jaxmodels.shared.command_line import EngineName, make_engine, missing_extra
+from jaxmodels.shared.families.family import SplitName
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.files import read_json
 from jaxmodels.shared.fine_tuning import checkpoint_of, starting_weights
@@ -20,6 +22,7 @@ from jaxmodels.shared.hub.folder import save_checkpoint
 from jaxmodels.shared.loop import Engine, evaluate, fit
 from jaxmodels.shared.outputs import final_split, write_results
 from jaxmodels.shared.processes import check_divides, this_process
+from jaxmodels.shared.roll_call import agree
 from jaxmodels.shared.run import NonFiniteLossError, Recorder, Run
 from jaxmodels.shared.tasks import Task
 
@@ -49,9 +52,10 @@ def prepare(
         cast(EngineName, run.engine), run.task, folder, resume=goes_on, from_step=from_step
     )
     family = family_of(run.task)
-    is_main = this_process().is_main
+    is_main, fitted = this_process().is_main, family.fitted_files(data)
+    agree(facts_of(run, data, fitted) | {"checkpoint to resume from": goes_on}, "data")
     if is_main:
-        runs.start(folder, run, resume=resume, fitted=family.fitted_files(data))
+        runs.start(folder, run, resume=resume, fitted=fitted)
 
     def train() -> tuple[Engine, Recorder]:
         if not goes_on:
@@ -62,14 +66,22 @@ def prepare(
             if not (reason := family.explain_divergence(run.task, data)):
                 raise
             raise NonFiniteLossError(f"{reason}. {error}") from None
-        if not is_main:
-            return engine, recorder
-        if run.task.lora.rank:
-            engine.merge_adapters(folder, base=checkpoint_of(run.task))
-        save_checkpoint(folder, run.task.model, engine.weights())
-        return engine, recorder
+        alone = engine.alone()
+        if is_main:
+            if run.task.lora.rank:
+                alone.merge_adapters(folder, base=checkpoint_of(run.task))
+            save_checkpoint(folder, run.task.model, alone.weights())
+        return alone, recorder
 
     return train
+
+
+def facts_of(run: Run, data: Any, fitted: Mapping[str, str]) -> dict[str, Any]:
+    """What tells a run's data from others: where they are from, how many, and what was fitted."""
+    family = family_of(run.task)
+    counts = {f"{name} {family.UNIT}": family.count(data, name) for name in get_args(SplitName)}
+    digests = {name: sha256(content.encode()).hexdigest() for name, content in fitted.items()}
+    return {"data": data.source} | counts | digests
 
 
 def train_and_judge(run: Run, data: Any, folder: Path) -> tuple[dict[str, Any], np.ndarray | None]:

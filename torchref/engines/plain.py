@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -94,6 +94,9 @@ class TorchEngine:
     def averaged(self) -> AbstractContextManager[None]:
         """The model as it is evaluated and saved: with the average, where one is kept."""
         return self.average.in_place() if self.average else nullcontext()
+
+    def alone(self) -> Self:
+        return self  # every process has the whole model
 
     def weights(self) -> dict[str, np.ndarray]:
         with self.averaged():
