@@ -35,12 +35,14 @@ def prepare(
     resume: bool = False,
     from_step: int | None = None,
     before: Callable[[Engine], None] = lambda engine: None,
+    mesh: str = "",
 ) -> Callable[[], tuple[Engine, Recorder]]:
     """Claims the folder for the run; what is returned trains, and leaves the final weights there.
 
     Of several processes the main one claims it, and leaves them. `before` sees the engine that is
     about to train, unless the run is resumed. One that was ended before its first checkpoint begins
-    anew; `from_step` resumes from that checkpoint, else it is the newest.
+    anew; `from_step` resumes from that checkpoint, else it is the newest. `mesh` is as
+    `make_engine` takes it, and may be another when the run is resumed.
 
     Raises:
         ValueError: the engine is not installed or cannot train the task, the checkpoint to start
@@ -49,7 +51,12 @@ def prepare(
     """
     goes_on = resume and runs.has_begun(folder)
     engine, fit_engine = choose_trainer(
-        cast(EngineName, run.engine), run.task, folder, resume=goes_on, from_step=from_step
+        cast(EngineName, run.engine),
+        run.task,
+        folder,
+        resume=goes_on,
+        from_step=from_step,
+        mesh=mesh,
     )
     family = family_of(run.task)
     is_main, fitted = this_process().is_main, family.fitted_files(data)
@@ -107,6 +114,7 @@ def choose_trainer(
     *,
     resume: bool = False,
     from_step: int | None = None,
+    mesh: str = "",
 ) -> tuple[Engine, Callable[[Any, bool], Recorder]]:
     """(engine, (data, resume) -> history, with the final weights in the engine).
 
@@ -114,7 +122,7 @@ def choose_trainer(
 
     Raises:
         ValueError: the engine is not installed or cannot train the task, or not in so many
-            processes, or the checkpoint's tensors are not the model's.
+            processes or on such a mesh, or the checkpoint's tensors are not the model's.
     """
     process = this_process()
     if process.count > 1:
@@ -137,11 +145,11 @@ def choose_trainer(
                 f"--resume-from {from_step}: --engine lightning keeps its newest checkpoint alone; "
                 "take --resume"
             )
-        lit: Any = make_engine(engine_name, task, folder, start)
+        lit: Any = make_engine(engine_name, task, folder, start, mesh=mesh)
         return lit, lambda data, resume: fit_lightning(
             task, data, folder, resume=resume, engine=lit
         )[1]
-    engine = make_engine(engine_name, task, folder, start)
+    engine = make_engine(engine_name, task, folder, start, mesh=mesh)
     return engine, lambda data, resume: fit(
         task, data, engine, folder, resume=resume, from_step=from_step
     )
