@@ -112,6 +112,11 @@ def part(company: Company) -> None:
     jax.distributed.shutdown()
 
 
+def mesh_by_default() -> str:
+    """Of several processes the rows of a batch are cut over all devices; one has its first."""
+    return f"data={jax.device_count()}" if jax.process_count() > 1 else ""
+
+
 def check_platform() -> None:
     """Raises a ValueError where this machine has a TPU and JAX took the CPU unasked."""
     paths = device_files()
