@@ -4,6 +4,7 @@
 >>> history = fit(task, data, engine, folder, resume=False)
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -27,6 +28,7 @@ from jaxmodels.optim import make_apply, make_optimizer
 from jaxmodels.sharding import (
     fill_rows,
     make_mesh,
+    own_row_parts,
     place,
     place_batch,
     spread_batch,
@@ -34,6 +36,7 @@ from jaxmodels.sharding import (
     to_host,
 )
 from jaxmodels.shared.checksums import Position
+from jaxmodels.shared.data.counters import Host
 from jaxmodels.shared.loop import Start
 from jaxmodels.shared.meshes import check_task, choose_mesh, parse_mesh, row_parts, shown
 from jaxmodels.shared.tasks import Task
@@ -75,6 +78,10 @@ class FlaxEngine:
         self.dropout_key = jax.random.key(training.seed)
         self.checkpoints = Checkpoints(folder / "checkpoints", keep=training.keep_checkpoints)
 
+    @property
+    def share(self) -> tuple[Host, int]:
+        return (0, 1) if self.mesh is None else own_row_parts(self.mesh)
+
     def feed(self, batches: Iterator[Any]) -> AbstractContextManager[Iterator[Any]]:
         return nullcontext(batches)
 
@@ -104,6 +111,18 @@ class FlaxEngine:
         model: Any = state.merge(self.graphdef, parameters(self.state), self.state["stats"])
         found = model(input_ids, output_attentions=True).attentions
         return [np.asarray(layer, np.float32) for layer in found]
+
+    def alone(self) -> "FlaxEngine":
+        if jax.process_count() == 1:
+            return self
+        found = copy.copy(self)
+        leaves = {"params": parameters(self.state), "stats": self.state["stats"]}
+        found.mesh, found.state = (
+            None,
+            jax.tree.map(lambda leaf: jnp.asarray(to_host(leaf)), leaves),
+        )
+        found.jitted_predict = make_predict(self.graphdef, self.objective.inputs)
+        return found
 
     def weights(self) -> dict[str, np.ndarray]:
         leaves = parameters(self.state) | self.state["stats"]

@@ -133,7 +133,8 @@ def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
     Raises:
         ValueError: the rows do not divide by the parts into which the mesh cuts them.
     """
-    own, processes = own_row_parts(mesh)
+    parts, count = own_row_parts(mesh)
+    own, processes = len(parts), count // len(parts)
     rows = max((len(value) for value in batch.values() if value.ndim), default=0)
     if rows % own:
         raise ValueError(
@@ -155,16 +156,15 @@ def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
     }
 
 
-def own_row_parts(mesh: Mesh) -> tuple[int, int]:
-    """Of a batch's rows: how many of the mesh's parts this process has, and in how many processes
-    the others are."""
-    axes = [n for n, axis in enumerate(mesh.axis_names) if axis in ROW_AXES]
-    own = {
-        tuple(place[axis] for axis in axes)
-        for place, device in np.ndenumerate(mesh.devices)
-        if device.process_index == jax.process_index()
-    }
-    return len(own), row_parts(mesh.shape) // len(own)
+def own_row_parts(mesh: Mesh) -> tuple[tuple[int, ...], int]:
+    """Of a batch's rows: which of the mesh's equal parts this process's devices have, of how many.
+
+    On a pod they may lie apart: the devices are put where their wires are.
+    """
+    count = row_parts(mesh.shape)
+    places = NamedSharding(mesh, PartitionSpec(tuple(a for a in ROW_AXES if a in mesh.shape)))
+    found = places.addressable_devices_indices_map((count,)).values()
+    return tuple(sorted({part for (rows,) in found for part in range(count)[rows]})), count
 
 
 def spread_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

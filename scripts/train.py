@@ -8,7 +8,8 @@ usage: train.py TASK [--engine flax|torch|lightning|accelerate|xla] [--source sa
 The source is the embedded sample (no network) unless told otherwise; PATH is a local folder or file
 in any layout that the task's data set is found in (README.md lists them).
 
-In several processes, on GPUs or CPUs:
+In several processes, on GPUs or CPUs (Flax: on CPUs; on a TPU pod the same line on every host):
+    python scripts/launch_local.py -n 2 -- scripts/train.py TASK --engine flax
     accelerate launch --multi_gpu --num_processes 2 scripts/train.py TASK --engine accelerate
     torchrun --nproc-per-node 2 scripts/train.py TASK --engine lightning
 In one a TPU's chip:
@@ -41,6 +42,7 @@ from jaxmodels.shared.memory import peak_memory_bytes
 from jaxmodels.shared.outputs import describe, final_split, write_results
 from jaxmodels.shared.processes import main_process_prints, this_process
 from jaxmodels.shared.run import Run, is_run
+from jaxmodels.shared.start_up import started
 from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.training import prepare
 from jaxmodels.shared.weights import count_parameters
@@ -93,7 +95,9 @@ def main() -> None:
     resume = resume or from_step is not None
     if pretrained:
         task = with_checkpoint(task, pretrained, folder, resume=resume)
-    with main_process_prints():
+    run = Run(task, arguments.engine, arguments.source)
+    asked = {"out": str(folder), "resume": resume, "resume_from": from_step}
+    with started(run, asked | {"mesh": arguments.mesh}), main_process_prints():
         train(
             task,
             arguments.engine,
@@ -113,7 +117,7 @@ def train(
     *,
     resume: bool,
     from_step: int | None = None,
-    mesh: str,
+    mesh: str = "",
 ) -> None:
     """Loads the data, trains, and writes everything a finished run holds."""
     # All that can be refused is refused before the folder is claimed, and before hours of training.

@@ -25,9 +25,10 @@ def measure_start(task: Task, data: Any, folder: Path, engine: Engine) -> list[s
     """
     split = final_split(task, data)
     evaluation = evaluate(task, data, split, engine.predict)
+    alone = engine.alone()
     if not this_process().is_main:
         return []
     below = folder / BEFORE
     below.mkdir(exist_ok=True)
-    lines = write_results(below, task, data, split, evaluation, [], engine.predict)
+    lines = write_results(below, task, data, split, evaluation, [], alone.predict)
     return [f"{task.training.pretrained} before training:", *lines]

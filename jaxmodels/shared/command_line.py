@@ -7,6 +7,7 @@ import io
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from jaxmodels.shared import run as runs
 from jaxmodels.shared.configs import ModelConfig
 from jaxmodels.shared.hub.folder import config_content, open_checkpoint
 from jaxmodels.shared.lora import NO_ADAPTERS, LoRAConfig
+from jaxmodels.shared.roll_call import broken_up, exit_with
 from jaxmodels.shared.run import NonFiniteLossError, Run
 from jaxmodels.shared.schedules import ScheduleConfig
 from jaxmodels.shared.tasks import (
@@ -85,8 +87,10 @@ def make_engine(
         )
     try:
         if name == "flax":
+            from jaxmodels.distributed import mesh_by_default
             from jaxmodels.engine import FlaxEngine, open_mesh
 
+            mesh = mesh or mesh_by_default()
             return FlaxEngine(
                 task, folder, start, mesh=open_mesh(mesh, task, trains=trains) if mesh else None
             )
@@ -325,4 +329,9 @@ def run_script(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or "interrupted; continue with --resume", file=sys.stderr)
         code = getattr(interrupt, "exit_code", 130)
-    sys.exit(code)
+    except Exception:
+        if not broken_up():
+            raise
+        traceback.print_exc()
+        code = 1
+    exit_with(code)

@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxmodels.shared.roll_call import stop_together
+
 _GRACE_SECONDS = 25.0  # Kubernetes, Google's preemption notice and Slurm give 30
 
 
@@ -32,13 +34,21 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass
 class Signals:
-    """The number of the signal that has come, or None."""
+    """The number of the signal that has come to this process, or None."""
 
-    asked: int | None = None
+    noted: int | None = None
+
+    @property
+    def asked(self) -> int | None:
+        """The number of the signal at which to stop here, or None.
+
+        Of several processes all get the same answers: they must ask as often, in the same places.
+        """
+        return stop_together(self.noted)
 
     @property
     def name(self) -> str:
-        return signal.Signals(self.asked).name if self.asked else ""
+        return signal.Signals(number).name if (number := self.asked) else ""
 
 
 @contextlib.contextmanager
@@ -54,9 +64,9 @@ def heeded_signals(folder: Path) -> Iterator[Signals]:
         return
 
     def note(number: int, frame: object) -> None:
-        if signals.asked == number == signal.SIGINT:
+        if signals.noted == number == signal.SIGINT:
             raise KeyboardInterrupt
-        signals.asked = number
+        signals.noted = number
 
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -15,11 +15,13 @@ import numpy as np
 
 from jaxmodels.shared.checksums import Position
 from jaxmodels.shared.data.batches import Batch
+from jaxmodels.shared.data.counters import Host
 from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.guards import Sums, is_guarded
 from jaxmodels.shared.interruption import Interrupted, Signals, heeded_signals
 from jaxmodels.shared.progress import Progress
+from jaxmodels.shared.roll_call import advance
 from jaxmodels.shared.run import (
     Recorder,
     Row,
@@ -43,6 +45,11 @@ class Engine(Protocol):
         """How many numbers the optimizer moves."""
         ...
 
+    @property
+    def share(self) -> tuple[Host, int]:
+        """(host, n): which of n equal runs of each batch's rows `train_step` is given."""
+        ...
+
     def feed(self, batches: Iterator[Batch]) -> AbstractContextManager[Iterator[Batch]]:
         """The batches that `train_step` will be given; an engine may send them ahead."""
         ...
@@ -64,6 +71,13 @@ class Engine(Protocol):
 
     def attentions(self, input_ids: np.ndarray) -> list[np.ndarray]:
         """What each layer's heads look at, (B, H, T, T) float32, for ids (B, T); of a BERT."""
+        ...
+
+    def alone(self) -> "Engine":
+        """An engine of the same model that predicts in this process alone.
+
+        Of several processes all must ask for it.
+        """
         ...
 
     def weights(self) -> dict[str, np.ndarray]:
@@ -121,7 +135,8 @@ def fit(
     position = restored(task, engine, from_step) if resume else {"step": 0, "epoch": 0}
     recorder = Recorder(folder, training.early_stopping_patience)
     recorder.rewind(position["epoch"])
-    batches = family.training_batches(task, data, position["step"])
+    host, num_hosts = engine.share
+    batches = family.training_batches(task, data, position["step"], host=host, num_hosts=num_hosts)
     probe = probe_batch(task, data)
     with (
         heeded_signals(folder) as signals,
@@ -255,6 +270,7 @@ def train_epoch(
         batch = next(batches)
         waited += time.perf_counter() - asked
         metrics = engine.train_step(batch, step=step, rate=rate_of(task, step, steps))
+        advance()
         settle()
         pending = (step, batch, metrics)
         if step + 1 < end and (signals.asked or (every and (step + 1) % every == 0)):
@@ -321,6 +337,7 @@ def evaluate(task: Task, data: Any, split: SplitName, predict: Predict) -> Evalu
     kept, rows = [], []
     for batch in family.evaluation_batches(task, data, split):
         outputs, carry = predict(batch, carry)
+        advance()
         sums = score_batch(task, batch, outputs)
         loss, metric, count = loss + sums[0], metric + sums[1], count + sums[2]
         if family.KEEP_OUTPUTS:

@@ -214,7 +214,7 @@ def task_to_json(task: Task) -> dict[str, Any]:
 
 def changed_fields(before: Any, now: Any) -> dict[str, tuple[Any, Any]]:
     """What differs between two JSON objects: "training.epochs" -> (3, 5); None where it lacks."""
-    old, new = _flatten(before), _flatten(now)
+    old, new = flattened(before), flattened(now)
     return {
         name: (old.get(name), new.get(name))
         for name in sorted(old.keys() | new.keys())
@@ -260,11 +260,12 @@ def _data_config(value: Any, label: str) -> type:
     return known[dataset]
 
 
-def _flatten(content: Any, prefix: str = "") -> dict[str, Any]:
+def flattened(content: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of a JSON object, each by its dotted path."""
     if not isinstance(content, dict):
         return {prefix: content}
     return {
         key: value
         for name, item in content.items()
-        for key, value in _flatten(item, f"{prefix}.{name}".lstrip(".")).items()
+        for key, value in flattened(item, f"{prefix}.{name}".lstrip(".")).items()
     }

@@ -4,15 +4,17 @@
 >>> engine, recorder = training()
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 
 from jaxmodels.shared import run as runs
 from jaxmodels.shared.command_line import EngineName, make_engine, missing_extra
+from jaxmodels.shared.families.family import SplitName
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.files import read_json
 from jaxmodels.shared.fine_tuning import starting_weights
@@ -21,6 +23,7 @@ from jaxmodels.shared.hub.folder import save_checkpoint
 from jaxmodels.shared.loop import Engine, evaluate, fit
 from jaxmodels.shared.outputs import final_split, write_results
 from jaxmodels.shared.processes import check_divides, this_process
+from jaxmodels.shared.roll_call import agree
 from jaxmodels.shared.run import NonFiniteLossError, Recorder, Run
 from jaxmodels.shared.tasks import Task
 
@@ -39,8 +42,8 @@ def prepare(
 
     Of several processes the main one claims it, and leaves them. `before` sees the engine that is
     about to train, unless the run is resumed. One that was ended before its first checkpoint begins
-    anew; `from_step` resumes from that checkpoint, else it is the newest. `mesh` is as `make_engine`
-    takes it, and may be another when the run is resumed.
+    anew; `from_step` resumes from that checkpoint, else it is the newest. `mesh` is as
+    `make_engine` takes it, and may be another when the run is resumed.
 
     Raises:
         ValueError: the engine is not installed or cannot train the task, the checkpoint to start
@@ -57,9 +60,10 @@ def prepare(
         mesh=mesh,
     )
     family = family_of(run.task)
-    is_main = this_process().is_main
+    is_main, fitted = this_process().is_main, family.fitted_files(data)
+    agree(facts_of(run, data, fitted) | {"checkpoint to resume from": goes_on}, "data")
     if is_main:
-        runs.start(folder, run, resume=resume, fitted=family.fitted_files(data))
+        runs.start(folder, run, resume=resume, fitted=fitted)
 
     def train() -> tuple[Engine, Recorder]:
         if not goes_on:
@@ -70,14 +74,22 @@ def prepare(
             if not (reason := family.explain_divergence(run.task, data)):
                 raise
             raise NonFiniteLossError(f"{reason}. {error}") from None
-        if not is_main:
-            return engine, recorder
-        if run.task.lora.rank:
-            engine.merge_adapters(folder, base=run.task.training.pretrained)
-        save_checkpoint(folder, run.task.model, engine.weights())
-        return engine, recorder
+        alone = engine.alone()
+        if is_main:
+            if run.task.lora.rank:
+                alone.merge_adapters(folder, base=run.task.training.pretrained)
+            save_checkpoint(folder, run.task.model, alone.weights())
+        return alone, recorder
 
     return train
+
+
+def facts_of(run: Run, data: Any, fitted: Mapping[str, str]) -> dict[str, Any]:
+    """What tells a run's data from others: where they are from, how many, and what was fitted."""
+    family = family_of(run.task)
+    counts = {f"{name} {family.UNIT}": family.count(data, name) for name in get_args(SplitName)}
+    digests = {name: sha256(content.encode()).hexdigest() for name, content in fitted.items()}
+    return {"data": data.source} | counts | digests
 
 
 def train_and_judge(run: Run, data: Any, folder: Path) -> tuple[dict[str, Any], np.ndarray | None]:
@@ -120,13 +132,13 @@ def choose_trainer(
             f"{engine_name}; take flax or torch"
         )
     if process.count > 1:
-        if engine_name not in ("lightning", "accelerate", "xla"):
+        if engine_name == "torch":
             raise ValueError(
-                f"--engine {engine_name} trains in one process, and this is one of {process.count} "
-                "(WORLD_SIZE); take --engine lightning, accelerate or xla, or start it with plain "
-                "python"
+                f"--engine torch trains in one process, and this is one of {process.count} "
+                "(WORLD_SIZE); take another engine, or start it with plain python"
             )
-        check_divides(task.training.batch_size, task.training.micro_batches, process)
+        if engine_name != "flax":  # where the mesh says how a batch is cut
+            check_divides(task.training.batch_size, task.training.micro_batches, process)
     start = partial(_pretrained, task) if task.training.pretrained and not resume else None
     if engine_name == "lightning":  # which brings its own loop
         try:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ from torchref.weights import load_tensors, read_tensors
 
 class TorchEngine:
     """Trains a task's model; `folder` receives the checkpoints. See `make_model`."""
+
+    share = (0, 1)  # of several processes each is given whole batches, and takes its rows of them
 
     def __init__(
         self,
@@ -95,6 +97,9 @@ class TorchEngine:
     def averaged(self) -> AbstractContextManager[None]:
         """The model as it is evaluated and saved: with the average, where one is kept."""
         return self.average.in_place() if self.average else nullcontext()
+
+    def alone(self) -> Self:
+        return self  # every process has the whole model
 
     def weights(self) -> dict[str, np.ndarray]:
         with self.averaged():

@@ -18,7 +18,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from jaxmodels.shared.data.counters import host_rows
+from jaxmodels.shared.data.counters import Host, host_rows
 
 # Arrays whose first axis is the batch. Every training batch has index (B,) int64, the rows in the
 # split. Evaluation adds mask float32, 0 where a batch is filled up.
@@ -53,7 +53,7 @@ def shuffled_batches(
     batch_size: int,
     seed: int,
     start_step: int = 0,
-    host: int = 0,
+    host: Host = 0,
     num_hosts: int = 1,
     lengths: np.ndarray | None = None,
 ) -> Iterator[Batch]:

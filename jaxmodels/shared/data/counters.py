@@ -12,6 +12,9 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
 
+# Of a batch's n equal runs of rows, that of a host; or those that it has, where it has several.
+Host = int | tuple[int, ...]
+
 
 def draws(seed: int, counter: int, rows: np.ndarray, *, count: int) -> np.ndarray:
     """rows: (B,) -> (count, B) uint64, uniform, a pure function of (seed, counter, row)."""
@@ -35,16 +38,17 @@ def below(limit: int, numbers: np.ndarray) -> np.ndarray:
     return (((numbers >> np.uint64(32)) * np.uint64(limit)) >> np.uint64(32)).astype(np.int64)
 
 
-def host_rows(batch_size: int, host: int, num_hosts: int) -> np.ndarray:
-    """-> (B / num_hosts,) int64, the rows of the global batch that are this host's."""
+def host_rows(batch_size: int, host: Host, num_hosts: int) -> np.ndarray:
+    """-> (B / num_hosts,) int64, the rows of the global batch that are this host's; or hosts'."""
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size} must be at least 1")
-    if num_hosts < 1 or not 0 <= host < num_hosts:
-        raise ValueError(f"host {host} must be at least 0 and below num_hosts {num_hosts}")
+    hosts = host if isinstance(host, tuple) else (host,)
+    for one in hosts:
+        if num_hosts < 1 or not 0 <= one < num_hosts:
+            raise ValueError(f"host {one} must be at least 0 and below num_hosts {num_hosts}")
     if batch_size % num_hosts:
         near = max(num_hosts, batch_size // num_hosts * num_hosts)
         raise ValueError(
             f"batch_size {batch_size} must divide by num_hosts {num_hosts}; try {near}"
         )
-    local_size = batch_size // num_hosts
-    return np.arange(host * local_size, (host + 1) * local_size)
+    return np.arange(batch_size).reshape(num_hosts, -1)[list(hosts)].reshape(-1)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from jaxmodels.shared.data.batches import Batch, ordered_batches, shuffled_batches
-from jaxmodels.shared.data.counters import below, draws
+from jaxmodels.shared.data.counters import Host, below, draws
 from jaxmodels.shared.data.image_rows import resize
 from jaxmodels.shared.data.images import ImageData, ImageDataConfig, Split
 
@@ -22,7 +22,7 @@ def training_batches(
     batch_size: int,
     seed: int,
     start_step: int = 0,
-    host: int = 0,
+    host: Host = 0,
     num_hosts: int = 1,
 ) -> Iterator[Batch]:
     """Endless augmented batches of the training split, as `shuffled_batches` gives them.

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from jaxmodels.shared.data.batches import Batch
-from jaxmodels.shared.data.counters import below, draws, host_rows
+from jaxmodels.shared.data.counters import Host, below, draws, host_rows
 from jaxmodels.shared.data.text_sources import read_text
 from jaxmodels.shared.text.metrics import count_words
 from jaxmodels.shared.text.tokenizers import Tokenizer, train_tokenizer
@@ -145,7 +145,7 @@ def carried_batches(
     batch_size: int,
     sequence_length: int,
     start_step: int = 0,
-    host: int = 0,
+    host: Host = 0,
     num_hosts: int = 1,
 ) -> Iterator[Batch]:
     """Endless batches for truncated backpropagation with carried state, from `start_step` on.
@@ -198,7 +198,7 @@ def random_windows(
     sequence_length: int,
     seed: int,
     start_step: int = 0,
-    host: int = 0,
+    host: Host = 0,
     num_hosts: int = 1,
 ) -> Iterator[Batch]:
     """Endless batches of windows at random places, from `start_step` on.

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from jaxmodels.shared.data.batches import Batch
+from jaxmodels.shared.data.counters import Host
 from jaxmodels.shared.tasks import Task
 
 BEFORE = "before"  # in a run's folder: what a checkpoint did before its fine-tuning
@@ -87,8 +88,14 @@ class Family(Protocol):
 
     def units_per_step(self, task: Task, data: Any) -> int: ...
 
-    def training_batches(self, task: Task, data: Any, start_step: int = 0) -> Iterator[Batch]:
-        """Endless batches from `start_step` on."""
+    def training_batches(
+        self, task: Task, data: Any, start_step: int = 0, *, host: Host = 0, num_hosts: int = 1
+    ) -> Iterator[Batch]:
+        """Endless batches from `start_step` on; host h of n has the h-th of n runs of each's rows.
+
+        Raises:
+            ValueError: the batch does not divide by the hosts.
+        """
         ...
 
     def evaluation_batches(self, task: Task, data: Any, split: SplitName) -> Iterator[Batch]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxmodels.shared.data import batches, house_features
 from jaxmodels.shared.data.batches import Batch
+from jaxmodels.shared.data.counters import Host
 from jaxmodels.shared.data.house_features import Preparation
 from jaxmodels.shared.data.houses import HouseData, HouseDataConfig, HouseSplit, load_houses
 from jaxmodels.shared.families import rows as row_family
@@ -78,13 +79,17 @@ def units_per_step(task: Task, data: HouseData) -> int:
     return _batch_size(task, data)
 
 
-def training_batches(task: Task, data: HouseData, start_step: int = 0) -> Iterator[Batch]:
+def training_batches(
+    task: Task, data: HouseData, start_step: int = 0, *, host: Host = 0, num_hosts: int = 1
+) -> Iterator[Batch]:
     return batches.shuffled_batches(
         lambda rows, epoch: _batch(data.train, rows),
         len(data.train),
         batch_size=_batch_size(task, data),
         seed=task.training.seed,
         start_step=start_step,
+        host=host,
+        num_hosts=num_hosts,
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxmodels.shared import metrics
 from jaxmodels.shared.data import image_batches
 from jaxmodels.shared.data.batches import Batch
+from jaxmodels.shared.data.counters import Host
 from jaxmodels.shared.data.images import ImageData, ImageDataConfig, load_images
 from jaxmodels.shared.families import rows as row_family
 from jaxmodels.shared.families.classification import summarise, write_predictions
@@ -112,7 +113,9 @@ in_words = row_family.in_words
 explain_divergence = row_family.explain_divergence
 
 
-def training_batches(task: Task, data: ImageData, start_step: int = 0) -> Iterator[Batch]:
+def training_batches(
+    task: Task, data: ImageData, start_step: int = 0, *, host: Host = 0, num_hosts: int = 1
+) -> Iterator[Batch]:
     assert isinstance(task.data, ImageDataConfig)
     return image_batches.training_batches(
         data,
@@ -120,6 +123,8 @@ def training_batches(task: Task, data: ImageData, start_step: int = 0) -> Iterat
         batch_size=task.training.batch_size,
         seed=task.training.seed,
         start_step=start_step,
+        host=host,
+        num_hosts=num_hosts,
     )
 
 

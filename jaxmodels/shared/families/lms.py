@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxmodels.shared.data import batches
 from jaxmodels.shared.data.batches import Batch
+from jaxmodels.shared.data.counters import Host, host_rows
 from jaxmodels.shared.data.lms import (
     LMSData,
     LMSDataConfig,
@@ -63,11 +64,14 @@ def steps_per_epoch(task: Task, data: LMSData) -> int:
 units_per_step = row_family.units_per_step
 
 
-def training_batches(task: Task, data: LMSData, start_step: int = 0) -> Iterator[Batch]:
+def training_batches(
+    task: Task, data: LMSData, start_step: int = 0, *, host: Host = 0, num_hosts: int = 1
+) -> Iterator[Batch]:
     """In order, and from the first again after the last; never shuffled."""
     size, step = task.training.batch_size, start_step
+    own = host_rows(size, host, num_hosts)
     while True:
-        rows = np.arange(step * size, (step + 1) * size) % len(data.train)
+        rows = (step * size + own) % len(data.train)
         yield _batch(data.train, rows) | {"index": rows}
         step += 1
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxmodels.shared import metrics
 from jaxmodels.shared.data.batches import Batch
+from jaxmodels.shared.data.counters import Host
 from jaxmodels.shared.data.reviews import ReviewData, ReviewDataConfig, TokenSplit, load_reviews
 from jaxmodels.shared.data.vocabulary import Vocabulary
 from jaxmodels.shared.families import rows as row_family
@@ -68,8 +69,10 @@ in_words = row_family.in_words
 explain_divergence = row_family.explain_divergence
 
 
-def training_batches(task: Task, data: ReviewData, start_step: int = 0) -> Iterator[Batch]:
-    return row_family.shuffled(_batch, task, data, start_step)
+def training_batches(
+    task: Task, data: ReviewData, start_step: int = 0, *, host: Host = 0, num_hosts: int = 1
+) -> Iterator[Batch]:
+    return row_family.shuffled(_batch, task, data, start_step, host=host, num_hosts=num_hosts)
 
 
 def evaluation_batches(task: Task, data: ReviewData, split: SplitName) -> Iterator[Batch]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxmodels.shared.data import batches
 from jaxmodels.shared.data.batches import Batch
+from jaxmodels.shared.data.counters import Host
 from jaxmodels.shared.families.family import Evaluation, SplitName
 from jaxmodels.shared.tasks import Task
 
@@ -34,7 +35,13 @@ def in_words(task: Task, data: Any, split: SplitName, evaluation: Evaluation) ->
 
 
 def shuffled(
-    make: Callable[[Any, np.ndarray], Batch], task: Task, data: Any, start_step: int
+    make: Callable[[Any, np.ndarray], Batch],
+    task: Task,
+    data: Any,
+    start_step: int,
+    *,
+    host: Host,
+    num_hosts: int,
 ) -> Iterator[Batch]:
     """Training batches of the rows that `make` (split, rows) cuts out."""
     return batches.shuffled_batches(
@@ -43,6 +50,8 @@ def shuffled(
         batch_size=task.training.batch_size,
         seed=task.training.seed,
         start_step=start_step,
+        host=host,
+        num_hosts=num_hosts,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxmodels.shared.data.batches import Batch
+from jaxmodels.shared.data.counters import Host
 from jaxmodels.shared.data.series import (
     Scaler,
     SeriesData,
@@ -95,8 +96,10 @@ in_words = row_family.in_words
 explain_divergence = row_family.explain_divergence
 
 
-def training_batches(task: Task, data: SeriesData, start_step: int = 0) -> Iterator[Batch]:
-    return row_family.shuffled(_batch, task, data, start_step)
+def training_batches(
+    task: Task, data: SeriesData, start_step: int = 0, *, host: Host = 0, num_hosts: int = 1
+) -> Iterator[Batch]:
+    return row_family.shuffled(_batch, task, data, start_step, host=host, num_hosts=num_hosts)
 
 
 def evaluation_batches(task: Task, data: SeriesData, split: SplitName) -> Iterator[Batch]:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxmodels.shared.configs import BERTConfig
 from jaxmodels.shared.data import batches
 from jaxmodels.shared.data.batches import Batch
+from jaxmodels.shared.data.counters import Host, host_rows
 from jaxmodels.shared.data.subwords import SubwordData, SubwordDataConfig, batch, load_subwords
 from jaxmodels.shared.families import reviews
 from jaxmodels.shared.families import rows as row_family
@@ -102,9 +103,15 @@ in_words = reviews.in_words
 explain_divergence = reviews.explain_divergence
 
 
-def training_batches(task: Task, data: SubwordData, start_step: int = 0) -> Iterator[Batch]:
-    """Reviews of similar length share a batch, which is as wide as the longest of them needs."""
-    return batches.shuffled_batches(
+def training_batches(
+    task: Task, data: SubwordData, start_step: int = 0, *, host: Host = 0, num_hosts: int = 1
+) -> Iterator[Batch]:
+    """Reviews of similar length share a batch, which is as wide as the longest of them needs.
+
+    Every host makes the whole batch: the longest may be another's.
+    """
+    own = host_rows(task.training.batch_size, host, num_hosts)
+    whole = batches.shuffled_batches(
         lambda rows, epoch: batch(data.train, rows),
         len(data.train),
         batch_size=task.training.batch_size,
@@ -112,6 +119,7 @@ def training_batches(task: Task, data: SubwordData, start_step: int = 0) -> Iter
         start_step=start_step,
         lengths=data.train.lengths,
     )
+    return ({name: value[own] for name, value in found.items()} for found in whole)
 
 
 def evaluation_batches(task: Task, data: SubwordData, split: SplitName) -> Iterator[Batch]:

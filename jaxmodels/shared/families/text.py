@@ -12,6 +12,7 @@ import numpy as np
 from jaxmodels.shared import metrics
 from jaxmodels.shared.configs import CharRNNConfig, GPT2Config
 from jaxmodels.shared.data.batches import Batch
+from jaxmodels.shared.data.counters import Host
 from jaxmodels.shared.data.text import (
     TextData,
     carried_batches,
@@ -95,13 +96,20 @@ def units_per_step(task: Task, data: TextData) -> int:
     return task.training.batch_size * _config(task).sequence_length
 
 
-def training_batches(task: Task, data: TextData, start_step: int = 0) -> Iterator[Batch]:
+def training_batches(
+    task: Task, data: TextData, start_step: int = 0, *, host: Host = 0, num_hosts: int = 1
+) -> Iterator[Batch]:
     """Streams that go on from batch to batch for a recurrent model, random windows for others."""
     size, length = task.training.batch_size, _config(task).sequence_length
     tokens = data.train.tokens
     if isinstance(task.model, CharRNNConfig):
         return carried_batches(
-            tokens, batch_size=size, sequence_length=length, start_step=start_step
+            tokens,
+            batch_size=size,
+            sequence_length=length,
+            start_step=start_step,
+            host=host,
+            num_hosts=num_hosts,
         )
     return random_windows(
         tokens,
@@ -109,6 +117,8 @@ def training_batches(task: Task, data: TextData, start_step: int = 0) -> Iterato
         sequence_length=length,
         seed=task.training.seed,
         start_step=start_step,
+        host=host,
+        num_hosts=num_hosts,
     )
 
 
