@@ -4,8 +4,9 @@
 >>> history = fit(task, data, engine, folder, resume=False)
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,10 @@ from jaxmodels.shared.checksums import Position
 from jaxmodels.shared.loop import Start
 from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.weights import to_flax_layout, to_torch_layout
+from jaxmodels.throughput import flops, peak_flops
 from jaxmodels.train import Carry, State, init_state, make_predict, make_train_step, parameters
+
+_AHEAD = 2  # batches on the device before they are asked for
 
 
 class FlaxEngine:
@@ -61,16 +65,45 @@ class FlaxEngine:
         )
         self.jitted_predict = make_predict(self.graphdef, self.objective.inputs)
         self.dropout_key = jax.random.key(training.seed)
+        self.fed: tuple[Any, Any] = (None, None)
+        self.flops_of: dict[Any, int] = {}
         self.checkpoints = Checkpoints(folder / "checkpoints", keep=training.keep_checkpoints)
 
     def feed(self, batches: Iterator[Any]) -> AbstractContextManager[Iterator[Any]]:
-        return nullcontext(batches)
+        """Sends batches to the device while earlier ones train; `train_step` finds them there."""
+        return nullcontext(self._sent_ahead(batches))
+
+    def _sent_ahead(self, batches: Iterator[Any]) -> Iterator[Any]:
+        waiting: deque[tuple[Any, Any]] = deque()
+        for batch in batches:
+            waiting.append((batch, jax.device_put(self._inputs(batch))))
+            if len(waiting) > _AHEAD:
+                self.fed = waiting.popleft()
+                yield self.fed[0]
+
+    def _inputs(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        if batch is self.fed[0]:
+            return self.fed[1]
+        names = (*self.objective.inputs, self.objective.target, "reset")
+        return {name: batch[name] for name in names if name in batch}
 
     def train_step(self, batch: dict[str, np.ndarray], *, step: int, rate: float) -> dict[str, Any]:
-        names = (*self.objective.inputs, self.objective.target, "reset")
-        inputs = {name: batch[name] for name in names if name in batch}
-        self.state, metrics = self.step(self.state, inputs, np.float32(rate), self.dropout_key)
-        return metrics
+        arguments = (self.state, self._inputs(batch), np.float32(rate), self.dropout_key)
+        shapes = tuple(value.shape for value in arguments[1].values())
+        if shapes not in self.flops_of:
+            self.flops_of[shapes] = flops(self.step, *arguments)
+        self.state, metrics = self.step(*arguments)
+        return metrics | {"flops": self.flops_of[shapes]}
+
+    @property
+    def peak_flops(self) -> float | None:
+        return peak_flops()
+
+    @contextmanager
+    def traced(self, folder: Path) -> Iterator[None]:
+        with jax.profiler.trace(str(folder)):
+            yield
+            jax.block_until_ready(self.state)
 
     def predict(self, batch: dict[str, np.ndarray], carry: Any = None) -> tuple[np.ndarray, Any]:
         names = (*self.objective.inputs, "reset", "start")

@@ -67,8 +67,10 @@ def make_engine(
     """
     try:
         if name == "flax":
+            from jaxmodels.compilation import keep_programs
             from jaxmodels.engine import FlaxEngine
 
+            keep_programs()
             return FlaxEngine(task, folder, start)
         if name == "accelerate":
             from torchref.engines.accelerate import AccelerateEngine

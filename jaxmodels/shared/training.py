@@ -32,13 +32,14 @@ def prepare(
     *,
     resume: bool = False,
     from_step: int | None = None,
+    profiled: tuple[int, int] | None = None,
     before: Callable[[Engine], None] = lambda engine: None,
 ) -> Callable[[], tuple[Engine, Recorder]]:
     """Claims the folder for the run; what is returned trains, and leaves the final weights there.
 
     Of several processes the main one claims it, and leaves them. `before` sees the engine that is
     about to train, unless the run is resumed. One that was ended before its first checkpoint begins
-    anew; `from_step` resumes from that checkpoint, else it is the newest.
+    anew; `from_step` resumes from that checkpoint, else it is the newest. `profiled` are steps.
 
     Raises:
         ValueError: the engine is not installed or cannot train the task, the checkpoint to start
@@ -47,7 +48,12 @@ def prepare(
     """
     goes_on = resume and runs.has_begun(folder)
     engine, fit_engine = choose_trainer(
-        cast(EngineName, run.engine), run.task, folder, resume=goes_on, from_step=from_step
+        cast(EngineName, run.engine),
+        run.task,
+        folder,
+        resume=goes_on,
+        from_step=from_step,
+        profiled=profiled,
     )
     family = family_of(run.task)
     is_main = this_process().is_main
@@ -96,6 +102,7 @@ def choose_trainer(
     *,
     resume: bool = False,
     from_step: int | None = None,
+    profiled: tuple[int, int] | None = None,
 ) -> tuple[Engine, Callable[[Any, bool], Recorder]]:
     """(engine, (data, resume) -> history, with the final weights in the engine).
 
@@ -131,13 +138,15 @@ def choose_trainer(
                 f"--resume-from {from_step}: --engine lightning keeps its newest checkpoint alone; "
                 "take --resume"
             )
+        if profiled:
+            raise ValueError("--profile: not with --engine lightning, whose Trainer has profilers")
         lit: Any = make_engine(engine_name, task, folder, start)
         return lit, lambda data, resume: fit_lightning(
             task, data, folder, resume=resume, engine=lit
         )[1]
     engine = make_engine(engine_name, task, folder, start)
     return engine, lambda data, resume: fit(
-        task, data, engine, folder, resume=resume, from_step=from_step
+        task, data, engine, folder, resume=resume, from_step=from_step, profiled=profiled
     )
 
 
