@@ -15,7 +15,7 @@ def keep_programs() -> None:
     options, JAX's version and the machine's features.
     """
     told = os.environ.get("JAXMODELS_PROGRAMS", "")
-    if told == "off" or jax.config.jax_compilation_cache_dir is not None:
+    if told == "off" or getattr(jax.config, "jax_compilation_cache_dir") is not None:  # noqa: B009
         return
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     jax.config.update("jax_compilation_cache_dir", told or str(Path(cache) / "jaxmodels/programs"))

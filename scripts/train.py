@@ -3,7 +3,7 @@
 usage: train.py TASK [--engine flax|torch|lightning|accelerate|xla] [--source sample|hub|tfds|PATH]
                 [--out DIR] [--epochs N] [--batch-size N] [--seed N] [--resume]
                 [--resume-from STEP] [--profile FIRST:END]
-                [--pretrained PATH|HUB_ID] [--optimizer.learning-rate 0.1 ...]
+                [--pretrained PATH|HUB_ID] [--mesh data=4,fsdp=2] [--optimizer.momentum 0.9 ...]
 
 The source is the embedded sample (no network) unless told otherwise; PATH is a local folder or file
 in any layout that the task's data set is found in (README.md lists them).
@@ -72,6 +72,10 @@ class Arguments(TaskArguments):
         str | None, tyro.conf.arg(metavar="PATH|HUB_ID", help_behavior_hint="(default: none)")
     ] = None
     """A folder or the Hub's id of the model to fine-tune; its config becomes the task's."""
+    mesh: Annotated[
+        str, tyro.conf.arg(metavar="AXIS=SIZE,...|auto", help_behavior_hint="(default: one device)")
+    ] = ""
+    """The devices of --engine flax, of the axes data, fsdp, tensor and sequence."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
     """Continue the run in --out from its last checkpoint, exactly."""
     resume_from: Annotated[
@@ -103,6 +107,7 @@ def main() -> None:
             resume=resume,
             from_step=from_step,
             profiled=parse_steps(arguments.profile) if arguments.profile else None,
+            mesh=arguments.mesh,
         )
 
 
@@ -113,6 +118,7 @@ def train(
     folder: Path,
     *,
     resume: bool,
+    mesh: str = "",
     from_step: int | None = None,
     profiled: tuple[int, int] | None = None,
 ) -> None:
@@ -135,7 +141,14 @@ def train(
 
     run = Run(task, engine_name, source)
     training = prepare(
-        run, data, folder, resume=resume, from_step=from_step, profiled=profiled, before=before
+        run,
+        data,
+        folder,
+        resume=resume,
+        from_step=from_step,
+        profiled=profiled,
+        before=before,
+        mesh=mesh,
     )
     print(
         f"{task.name} with {engine_name} on {data.source}\n{describe(task, data)}, {steps:,} steps "

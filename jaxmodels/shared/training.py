@@ -34,12 +34,14 @@ def prepare(
     from_step: int | None = None,
     profiled: tuple[int, int] | None = None,
     before: Callable[[Engine], None] = lambda engine: None,
+    mesh: str = "",
 ) -> Callable[[], tuple[Engine, Recorder]]:
     """Claims the folder for the run; what is returned trains, and leaves the final weights there.
 
     Of several processes the main one claims it, and leaves them. `before` sees the engine that is
     about to train, unless the run is resumed. One that was ended before its first checkpoint begins
     anew; `from_step` resumes from that checkpoint, else it is the newest. `profiled` are steps.
+    `mesh` is as `make_engine` takes it, and may be another when the run is resumed.
 
     Raises:
         ValueError: the engine is not installed or cannot train the task, the checkpoint to start
@@ -54,6 +56,7 @@ def prepare(
         resume=goes_on,
         from_step=from_step,
         profiled=profiled,
+        mesh=mesh,
     )
     family = family_of(run.task)
     is_main = this_process().is_main
@@ -103,6 +106,7 @@ def choose_trainer(
     resume: bool = False,
     from_step: int | None = None,
     profiled: tuple[int, int] | None = None,
+    mesh: str = "",
 ) -> tuple[Engine, Callable[[Any, bool], Recorder]]:
     """(engine, (data, resume) -> history, with the final weights in the engine).
 
@@ -110,7 +114,7 @@ def choose_trainer(
 
     Raises:
         ValueError: the engine is not installed or cannot train the task, or not in so many
-            processes, or the checkpoint's tensors are not the model's.
+            processes or on such a mesh, or the checkpoint's tensors are not the model's.
     """
     process = this_process()
     if is_guarded(task.training) and engine_name not in ("flax", "torch"):
@@ -140,11 +144,11 @@ def choose_trainer(
             )
         if profiled:
             raise ValueError("--profile: not with --engine lightning, whose Trainer has profilers")
-        lit: Any = make_engine(engine_name, task, folder, start)
+        lit: Any = make_engine(engine_name, task, folder, start, mesh=mesh)
         return lit, lambda data, resume: fit_lightning(
             task, data, folder, resume=resume, engine=lit
         )[1]
-    engine = make_engine(engine_name, task, folder, start)
+    engine = make_engine(engine_name, task, folder, start, mesh=mesh)
     return engine, lambda data, resume: fit(
         task, data, engine, folder, resume=resume, from_step=from_step, profiled=profiled
     )
