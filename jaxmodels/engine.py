@@ -5,8 +5,9 @@
 """
 
 import copy
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,10 @@ from jaxmodels.shared.meshes import check_task, choose_mesh, parse_mesh, row_par
 from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.weights import to_flax_layout, to_torch_layout
 from jaxmodels.state import read_shapes
+from jaxmodels.throughput import flops, peak_flops
 from jaxmodels.train import Carry, State, init_state, make_predict, make_train_step, parameters
+
+_AHEAD = 2  # batches on the device before they are asked for
 
 
 class FlaxEngine:
@@ -76,6 +80,8 @@ class FlaxEngine:
         )
         self.jitted_predict = make_predict(self.graphdef, self.objective.inputs, mesh)
         self.dropout_key = jax.random.key(training.seed)
+        self.fed: tuple[Any, Any] = (None, None)
+        self.flops_of: dict[Any, int] = {}
         self.checkpoints = Checkpoints(folder / "checkpoints", keep=training.keep_checkpoints)
 
     @property
@@ -83,15 +89,41 @@ class FlaxEngine:
         return (0, 1) if self.mesh is None else own_row_parts(self.mesh)
 
     def feed(self, batches: Iterator[Any]) -> AbstractContextManager[Iterator[Any]]:
-        return nullcontext(batches)
+        """Sends batches to the device while earlier ones train; `train_step` finds them there."""
+        return nullcontext(self._sent_ahead(batches))
+
+    def _sent_ahead(self, batches: Iterator[Any]) -> Iterator[Any]:
+        waiting: deque[tuple[Any, Any]] = deque()
+        for batch in batches:
+            waiting.append((batch, self._sent(batch)))
+            if len(waiting) > _AHEAD:
+                self.fed = waiting.popleft()
+                yield self.fed[0]
+
+    def _sent(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        names = (*self.objective.inputs, self.objective.target, "reset")
+        inputs = {name: batch[name] for name in names if name in batch}
+        return jax.device_put(inputs) if self.mesh is None else place_batch(inputs, self.mesh)
 
     def train_step(self, batch: dict[str, np.ndarray], *, step: int, rate: float) -> dict[str, Any]:
-        names = (*self.objective.inputs, self.objective.target, "reset")
-        inputs: Any = {name: batch[name] for name in names if name in batch}
-        if self.mesh is not None:
-            inputs = place_batch(inputs, self.mesh)
-        self.state, metrics = self.step(self.state, inputs, np.float32(rate), self.dropout_key)
-        return metrics
+        inputs = self.fed[1] if batch is self.fed[0] else self._sent(batch)
+        arguments = (self.state, inputs, np.float32(rate), self.dropout_key)
+        shapes = tuple(value.shape for value in inputs.values())
+        if shapes not in self.flops_of:
+            self.flops_of[shapes] = flops(self.step, *arguments)
+        self.state, metrics = self.step(*arguments)
+        return metrics | {"flops": self.flops_of[shapes]}
+
+    @property
+    def peak_flops(self) -> float | None:
+        peak, devices = peak_flops(), 1 if self.mesh is None else self.mesh.size
+        return peak and peak * devices
+
+    @contextmanager
+    def traced(self, folder: Path) -> Iterator[None]:
+        with jax.profiler.trace(str(folder)):
+            yield
+            jax.block_until_ready(self.state)
 
     def predict(self, batch: dict[str, np.ndarray], carry: Any = None) -> tuple[np.ndarray, Any]:
         names = (*self.objective.inputs, "reset", "start")

@@ -2,8 +2,8 @@
 
 usage: train.py TASK [--engine flax|torch|lightning|accelerate|xla] [--source sample|hub|tfds|PATH]
                 [--out DIR] [--epochs N] [--batch-size N] [--seed N] [--resume]
-                [--resume-from STEP] [--pretrained PATH|HUB_ID] [--mesh data=4,fsdp=2]
-                [--optimizer.learning-rate 0.1 ...]
+                [--resume-from STEP] [--profile FIRST:END] [--pretrained PATH|HUB_ID]
+                [--mesh data=4,fsdp=2] [--optimizer.momentum 0.9 ...]
 
 The source is the embedded sample (no network) unless told otherwise; PATH is a local folder or file
 in any layout that the task's data set is found in (README.md lists them).
@@ -41,6 +41,7 @@ from jaxmodels.shared.loop import Engine, evaluate
 from jaxmodels.shared.memory import peak_memory_bytes
 from jaxmodels.shared.outputs import describe, final_split, write_results
 from jaxmodels.shared.processes import main_process_prints, this_process
+from jaxmodels.shared.profiling import parse_steps
 from jaxmodels.shared.run import Run, is_run
 from jaxmodels.shared.start_up import started
 from jaxmodels.shared.tasks import Task
@@ -83,6 +84,10 @@ class Arguments(TaskArguments):
         int | None, tyro.conf.arg(metavar="STEP", help_behavior_hint="(default: the newest)")
     ] = None
     """Continue from the checkpoint of this step, as when the last one is damaged."""
+    profile: Annotated[
+        str, tyro.conf.arg(metavar="FIRST:END", help_behavior_hint="(default: none)")
+    ] = ""
+    """Trace these steps, the first of which is 0, into the run's profile/."""
 
 
 def main() -> None:
@@ -105,6 +110,7 @@ def main() -> None:
             folder,
             resume=resume,
             from_step=from_step,
+            profiled=parse_steps(arguments.profile) if arguments.profile else None,
             mesh=arguments.mesh,
         )
 
@@ -116,8 +122,9 @@ def train(
     folder: Path,
     *,
     resume: bool,
-    from_step: int | None = None,
     mesh: str = "",
+    from_step: int | None = None,
+    profiled: tuple[int, int] | None = None,
 ) -> None:
     """Loads the data, trains, and writes everything a finished run holds."""
     # All that can be refused is refused before the folder is claimed, and before hours of training.
@@ -138,7 +145,14 @@ def train(
 
     run = Run(task, engine_name, source)
     training = prepare(
-        run, data, folder, resume=resume, from_step=from_step, before=before, mesh=mesh
+        run,
+        data,
+        folder,
+        resume=resume,
+        from_step=from_step,
+        profiled=profiled,
+        before=before,
+        mesh=mesh,
     )
     print(
         f"{task.name} with {engine_name} on {data.source}\n{describe(task, data)}, {steps:,} steps "

@@ -87,9 +87,11 @@ def make_engine(
         )
     try:
         if name == "flax":
+            from jaxmodels.compilation import keep_programs
             from jaxmodels.distributed import mesh_by_default
             from jaxmodels.engine import FlaxEngine, open_mesh
 
+            keep_programs()
             mesh = mesh or mesh_by_default()
             return FlaxEngine(
                 task, folder, start, mesh=open_mesh(mesh, task, trains=trains) if mesh else None

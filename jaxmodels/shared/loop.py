@@ -20,6 +20,7 @@ from jaxmodels.shared.families.family import Evaluation, Predict, SplitName
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.guards import Sums, is_guarded
 from jaxmodels.shared.interruption import Interrupted, Signals, heeded_signals
+from jaxmodels.shared.profiling import Profile
 from jaxmodels.shared.progress import Progress
 from jaxmodels.shared.roll_call import advance
 from jaxmodels.shared.run import (
@@ -57,9 +58,20 @@ class Engine(Protocol):
     def train_step(self, batch: Batch, *, step: int, rate: float) -> dict[str, Any]:
         """Updates the model; returns {"loss", "metric"}, which may still be computing.
 
+        Where it is guarded, "skipped" too; where it is counted, "flops", on all devices.
+
         A model that carries its state from batch to batch starts afresh in the rows where the
         batch's "reset" is true.
         """
+        ...
+
+    @property
+    def peak_flops(self) -> float | None:
+        """FLOP/s that its devices could do, as published; None where nobody says."""
+        ...
+
+    def traced(self, folder: Path) -> AbstractContextManager[None]:
+        """Within, what the devices do is written down; at its end into the folder."""
         ...
 
     def predict(self, batch: Batch, carry: Any = None) -> tuple[np.ndarray, Any]:
@@ -120,11 +132,13 @@ def fit(
     *,
     resume: bool,
     from_step: int | None = None,
+    profiled: tuple[int, int] | None = None,
 ) -> Recorder:
     """Trains to the end of the budget (or of patience) and returns the history.
 
     It resumes from the newest checkpoint, or from that of `from_step`. With early stopping the
-    engine ends with the best epoch's weights, else with the last's.
+    engine ends with the best epoch's weights, else with the last's. The steps from the first to
+    before the second that are `profiled` are traced into the folder's profile/.
 
     Raises:
         NonFiniteLossError: the loss became NaN or infinite; checkpoints before it are kept.
@@ -144,9 +158,12 @@ def fit(
         closing(recorder),
         progress_bar(task, data, steps, done=position["step"]) as bar,
         engine.feed(batches) as batches,
+        Profile(profiled, lambda: engine.traced(folder / "profile")) as profile,
     ):
         while position["epoch"] < training.epochs and not recorder.should_stop:
-            row, position = train_epoch(task, engine, batches, bar, position, steps, probe, signals)
+            row, position = train_epoch(
+                task, engine, batches, bar, position, steps, probe, signals, profile
+            )
             predict = interruptible(engine, task, position, signals)
             row = {"epoch": position["epoch"] + 1} | row | validate(task, data, predict)
             in_a_row = {"skipped_in_a_row": position["sums"]["skipped_in_a_row"]}
@@ -248,6 +265,7 @@ def train_epoch(
     steps: int,
     probe: Batch,
     signals: Signals,
+    profile: Profile,
 ) -> tuple[Row, Position]:
     """Trains to the end of the epoch of `position`; its row of the history, and where it then is.
 
@@ -255,7 +273,7 @@ def train_epoch(
     """
     sums = Sums(**position.get("sums", {}))
     every, end = task.training.checkpoint_every_steps, (position["epoch"] + 1) * steps
-    started, waited = time.perf_counter(), 0.0
+    started, waited, flops = time.perf_counter(), 0.0, 0
     pending: tuple[int, Batch, dict[str, Any]] | None = None
 
     def settle() -> None:
@@ -266,6 +284,7 @@ def train_epoch(
         bar.advance(*sums.add(task.training, step, steps, batch["index"].tolist(), metrics))
 
     for step in range(position["step"], end):
+        profile.before(step)
         asked = time.perf_counter()
         batch = next(batches)
         waited += time.perf_counter() - asked
@@ -273,6 +292,7 @@ def train_epoch(
         advance()
         settle()
         pending = (step, batch, metrics)
+        flops += metrics.get("flops", 0)
         if step + 1 < end and (signals.asked or (every and (step + 1) % every == 0)):
             settle()
             pending = None
@@ -288,13 +308,22 @@ def train_epoch(
     count, rate = end - position["step"], rate_of(task, end - 1, steps)
     row = epoch_row(task, sums, steps, rate, count, seconds, bar.units_per_step)
     reached = {"step": end, "epoch": position["epoch"], "sums": vars(sums)}
-    return row | {"data_wait_fraction": waited / seconds}, reached
+    row |= {"data_wait_fraction": waited / seconds} | speeds(flops, seconds, engine.peak_flops)
+    return row, reached
 
 
 def rate_of(task: Task, step: int, steps_per_epoch: int) -> float:
     """The learning rate of a step."""
     peak, total = task.optimizer.learning_rate, task.training.epochs * steps_per_epoch
     return learning_rate(task.schedule, peak, step, total)
+
+
+def speeds(flops: int, seconds: float, peak: float | None) -> Row:
+    """What is counted of a row's speed: nothing where no FLOPs are, and of the peak where known."""
+    if not flops:
+        return {}
+    row: Row = {"teraflops_per_second": flops / seconds / 1e12}
+    return row | ({"mfu": flops / seconds / peak} if peak else {})
 
 
 def epoch_row(

@@ -68,7 +68,7 @@ class Progress:
         )
 
     def end_epoch(self, row: dict[str, Any]) -> None:
-        """Prints the epoch's line: losses, metrics, speed; it fits 80 columns."""
+        """Prints the epoch's line: losses, metrics, speed."""
         text = f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}  "
         for part in ("train", "validation"):
             if row[f"{part}_loss"] is not None:
@@ -76,6 +76,12 @@ class Progress:
                 metric = format_metric(self.metric, row[f"{part}_{self.metric}"])
                 text += f"{name} {row[f'{part}_loss']:.4f} {metric}  "
         speed = f"{row[f'{self.unit}_per_second']:,.0f} {self.unit}/s"
+        if row.get("train_skipped_steps"):
+            speed += f"  {row['train_skipped_steps']} steps skipped"
+        if "teraflops_per_second" in row:
+            speed += f"  {row['teraflops_per_second']:.3g} TFLOP/s"
+        if "mfu" in row:
+            speed += f"  MFU {row['mfu']:.0%}"
         self.bar.console.print(text + speed, soft_wrap=True)
 
 

@@ -35,6 +35,7 @@ def prepare(
     *,
     resume: bool = False,
     from_step: int | None = None,
+    profiled: tuple[int, int] | None = None,
     before: Callable[[Engine], None] = lambda engine: None,
     mesh: str = "",
 ) -> Callable[[], tuple[Engine, Recorder]]:
@@ -42,8 +43,8 @@ def prepare(
 
     Of several processes the main one claims it, and leaves them. `before` sees the engine that is
     about to train, unless the run is resumed. One that was ended before its first checkpoint begins
-    anew; `from_step` resumes from that checkpoint, else it is the newest. `mesh` is as
-    `make_engine` takes it, and may be another when the run is resumed.
+    anew; `from_step` resumes from that checkpoint, else it is the newest. `profiled` are steps.
+    `mesh` is as `make_engine` takes it, and may be another when the run is resumed.
 
     Raises:
         ValueError: the engine is not installed or cannot train the task, the checkpoint to start
@@ -57,6 +58,7 @@ def prepare(
         folder,
         resume=goes_on,
         from_step=from_step,
+        profiled=profiled,
         mesh=mesh,
     )
     family = family_of(run.task)
@@ -115,6 +117,7 @@ def choose_trainer(
     *,
     resume: bool = False,
     from_step: int | None = None,
+    profiled: tuple[int, int] | None = None,
     mesh: str = "",
 ) -> tuple[Engine, Callable[[Any, bool], Recorder]]:
     """(engine, (data, resume) -> history, with the final weights in the engine).
@@ -151,13 +154,15 @@ def choose_trainer(
                 f"--resume-from {from_step}: --engine lightning keeps its newest checkpoint alone; "
                 "take --resume"
             )
+        if profiled:
+            raise ValueError("--profile: not with --engine lightning, whose Trainer has profilers")
         lit: Any = make_engine(engine_name, task, folder, start, mesh=mesh)
         return lit, lambda data, resume: fit_lightning(
             task, data, folder, resume=resume, engine=lit
         )[1]
     engine = make_engine(engine_name, task, folder, start, mesh=mesh)
     return engine, lambda data, resume: fit(
-        task, data, engine, folder, resume=resume, from_step=from_step
+        task, data, engine, folder, resume=resume, from_step=from_step, profiled=profiled
     )
 
 

@@ -6,7 +6,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
@@ -80,6 +80,17 @@ class TorchEngine:
         if self.average and not metrics.get("skipped"):
             self.average.update()
         return metrics
+
+    @property
+    def peak_flops(self) -> float | None:
+        """Nobody says: its steps do not count their FLOPs."""
+
+    @contextmanager
+    def traced(self, folder: Path) -> Iterator[None]:
+        folder.mkdir(parents=True, exist_ok=True)
+        with torch.profiler.profile() as profile:
+            yield
+        profile.export_chrome_trace(str(folder / "trace.json"))
 
     def predict(self, batch: dict[str, np.ndarray], carry: Any = None) -> tuple[np.ndarray, Any]:
         with self.averaged():
