@@ -50,6 +50,8 @@ class Checkpoints:
                 finished are kept.
         """
         manager = self._manager(name)
+        if jax.process_count() > 1:  # orbax's barriers have one name in all managers
+            self.finish()
         with self._writing(name):
             manager.wait_until_finished()
             if position["step"] in manager.all_steps():

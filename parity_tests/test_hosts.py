@@ -18,7 +18,15 @@ pytest.importorskip("jax")
 
 from jaxmodels.shared.company import LOST
 from jaxmodels.shared.families.registry import family_of
-from parity_tests.tiny_runs import BATCH, DATA, SCRIPTS, TASK, clean_environment
+from parity_tests.tiny_runs import (
+    BATCH,
+    DATA,
+    SCRIPTS,
+    STEPS,
+    TASK,
+    clean_environment,
+    history,
+)
 from parity_tests.tiny_texts import REVIEW_TASK, REVIEWS, TEXT, TEXT_TASK
 
 pytestmark = pytest.mark.multiprocess
@@ -48,6 +56,65 @@ def test_hosts_together_have_each_batch(task: Any, data: Any) -> None:
         with pytest.raises(ValueError, match=r"batch_size 12 must divide by num_hosts 5; try 10"):
             family.training_batches(task, data, host=0, num_hosts=5)
     assert BATCH == 12
+
+
+# ---- One process's curve
+
+
+def train(processes: int, *cases: object, dtype: str) -> None:
+    """Trains the worker's cases, on two devices a process, or on the only device of one."""
+    flags = ("-n", processes, "--devices-per-process", processes)
+    worker = SCRIPTS.parent / "parity_tests" / "hosts_worker.py"
+    done = subprocess.run(
+        [str(part) for part in (*LAUNCH, *flags, "--", worker, *cases)],
+        env=environment() | {"JAX_ENABLE_X64": str(int(dtype == "float64"))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module", params=["float64", pytest.param("float32", marks=pytest.mark.slow)])
+def trained(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, float]:
+    """The folders of one process and of two, and how near they must be.
+
+    One case is cut in the middle of an epoch by two processes, taken up by one, cut again, and
+    ended by two.
+    """
+    folder, dtype = tmp_path_factory.mktemp(request.param), request.param
+    one, two = folder / "one", folder / "two"
+    train(2, two / "images", two / "text", f"{two / 'images-cut'}:{STEPS + 3}", dtype=dtype)
+    train(1, one / "images", one / "text", f"{two / 'images-cut'}:{2 * STEPS + 1}", dtype=dtype)
+    train(2, two / "images-cut", dtype=dtype)
+    return one, two, 1e-12 if dtype == "float64" else 2e-4
+
+
+@pytest.mark.parametrize("case", ["images", "text", "images-cut"])
+def test_two_processes_make_the_curve_of_one(case: str, trained: tuple[Path, Path, float]) -> None:
+    """Losses, validations, weights, and outputs for a split that no batch divides."""
+    one, two, bound = trained
+    whole = case.removesuffix("-cut")
+    for left, right in zip(history(two / case), history(one / whole), strict=True):
+        assert left == pytest.approx(right, rel=10 * bound)
+    expected = dict(np.load(f"{one / whole}.0.npz"))
+    for index in (0, 1):  # both know the result
+        found = dict(np.load(f"{two / case}.{index}.npz"))
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            apart = np.linalg.norm(found[name] - value) / (np.linalg.norm(value) or 1)
+            assert apart < 10 * bound, (name, apart)
+    assert ("outputs" in expected) == (whole == "images")
+
+
+def test_the_curves_are_those_of_a_training(trained: tuple[Path, Path, float]) -> None:
+    """The control: another epoch's figures are far away."""
+    one, two, bound = trained
+    first, *_, last = history(one / "images")
+    assert abs(last["train_loss"] - first["train_loss"]) > 1e4 * bound
+    assert [row["epoch"] for row in history(two / "images-cut")] == [1, 2, 3]
 
 
 # ---- How trainings of several processes end
@@ -92,7 +159,7 @@ def children(launcher: subprocess.Popen[str]) -> list[int]:
 def wait_for_epoch(launcher: subprocess.Popen[str], epoch: int) -> None:
     assert launcher.stdout
     for line in launcher.stdout:
-        if line.startswith(f"epoch {epoch}/"):
+        if re.match(rf"epoch +{epoch}/", line):
             return
     raise AssertionError(launcher.communicate()[1])
 
