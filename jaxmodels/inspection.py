@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.interpreters import partial_eval
 
 from jaxmodels import state
 from jaxmodels.engine import initial_carry, make_model
@@ -112,6 +113,17 @@ def _shapes(value: Any) -> tuple[Shape, ...]:
     return tuple(found)
 
 
+def count_macs(program: Any) -> int:
+    """The multiply-accumulates of a jaxpr's products and convolutions, a loop's each time it turns.
+
+    Of branches the last counts, as of a `platform_dependent`'s its default does. What nobody uses
+    does not, nor what a strided convolution's gradient multiplies with the zeros between its
+    inputs.
+    """
+    used, _ = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
+    return sum(macs for _, macs in _operations(used, "", 1))
+
+
 def _macs_by_layer(program: Any) -> Counter[str]:
     found: Counter[str] = Counter()
     for name, macs in _operations(program, "", 1):
@@ -132,7 +144,12 @@ def _operations(program: Any, layer: str, times: int) -> Iterator[tuple[str, int
             yield own, times * math.prod(shapes[2]) * length
         elif equation.primitive.name == "conv_general_dilated":
             out_channels = shapes[1][equation.params["dimension_numbers"].rhs_spec[0]]
-            yield own, times * math.prod(shapes[2]) * math.prod(shapes[1]) // out_channels
+            zeros = math.prod(equation.params["lhs_dilation"])
+            macs = math.prod(shapes[2]) * math.prod(shapes[1]) // out_channels // zeros
+            yield own, times * macs
+        elif equation.primitive.name == "cond":
+            yield from _operations(equation.params["branches"][-1].jaxpr, own, times)
+            continue
         turns = equation.params["length"] if equation.primitive.name == "scan" else 1
         for parameter in equation.params.values():
             for part in parameter if isinstance(parameter, tuple | list) else (parameter,):
