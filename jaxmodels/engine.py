@@ -12,7 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
+from jax.sharding import Mesh
 
 from jaxmodels import state
 from jaxmodels.checkpoint import Checkpoints
@@ -21,29 +23,42 @@ from jaxmodels.lora import add_lora, merge, save_adapter
 from jaxmodels.models import CharRNN, create
 from jaxmodels.objective import make_objective
 from jaxmodels.optim import make_apply, make_optimizer
+from jaxmodels.sharding import (
+    fill_rows,
+    make_mesh,
+    place,
+    place_batch,
+    spread_batch,
+    state_shardings,
+    to_host,
+)
 from jaxmodels.shared.checksums import Position
 from jaxmodels.shared.loop import Start
+from jaxmodels.shared.meshes import check_task, choose_mesh, parse_mesh, row_parts, shown
 from jaxmodels.shared.tasks import Task
 from jaxmodels.shared.weights import to_flax_layout, to_torch_layout
+from jaxmodels.state import read_shapes
 from jaxmodels.train import Carry, State, init_state, make_predict, make_train_step, parameters
 
 
 class FlaxEngine:
-    """Trains a task's model; `folder` receives the checkpoints. See `make_model`."""
+    """Trains a task's model, on one device or on a mesh of them; `folder` receives the checkpoints.
+
+    See `make_model`.
+    """
 
     state: State
 
-    def __init__(self, task: Task, folder: Path, start: Start | None = None):
+    def __init__(
+        self, task: Task, folder: Path, start: Start | None = None, *, mesh: Mesh | None = None
+    ):
         training = task.training
-        model = make_model(task, start)
         optimizer = make_optimizer(task.optimizer, task.layers())
         self.model_config = task.model
         self.objective = make_objective(task)
-        self.initial_carry = initial_carry(model)
-        carry = self.initial_carry(training.batch_size)
-        self.graphdef, self.state = init_state(
-            model, optimizer, carry, average=training.ema_decay > 0
-        )
+        self.mesh = mesh
+        self.initial_carry = initial_carry(nnx.eval_shape(lambda: make_model(task)))
+        self.graphdef, self.state = make_state(task, optimizer, start, mesh)
         self.trainable_parameters = sum(v.size for v in self.state["params"].values())
         self.step = make_train_step(
             self.graphdef,
@@ -52,8 +67,9 @@ class FlaxEngine:
             make_apply(task.optimizer),
             micro_batches=training.micro_batches,
             ema_decay=training.ema_decay,
+            mesh=mesh,
         )
-        self.jitted_predict = make_predict(self.graphdef, self.objective.inputs)
+        self.jitted_predict = make_predict(self.graphdef, self.objective.inputs, mesh)
         self.dropout_key = jax.random.key(training.seed)
         self.checkpoints = Checkpoints(folder / "checkpoints")
 
@@ -62,17 +78,24 @@ class FlaxEngine:
 
     def train_step(self, batch: dict[str, np.ndarray], *, step: int, rate: float) -> dict[str, Any]:
         names = (*self.objective.inputs, self.objective.target, "reset")
-        inputs = {name: batch[name] for name in names if name in batch}
+        inputs: Any = {name: batch[name] for name in names if name in batch}
+        if self.mesh is not None:
+            inputs = place_batch(inputs, self.mesh)
         self.state, metrics = self.step(self.state, inputs, np.float32(rate), self.dropout_key)
         return metrics
 
     def predict(self, batch: dict[str, np.ndarray], carry: Any = None) -> tuple[np.ndarray, Any]:
         names = (*self.objective.inputs, "reset", "start")
-        inputs = {name: jnp.asarray(batch[name]) for name in names if name in batch}
+        inputs: Any = {name: batch[name] for name in names if name in batch}
+        rows = len(inputs[self.objective.inputs[0]])
         if carry is None:
-            carry = self.initial_carry(len(batch[self.objective.inputs[0]]))
+            carry = self.initial_carry(rows)
+        if self.mesh is not None:
+            if not carry and "start" not in inputs:  # what is carried has as many rows
+                inputs = fill_rows(inputs, row_parts(self.mesh.shape))
+            inputs = spread_batch(inputs, self.mesh)
         outputs, carry = self.jitted_predict(self.state, inputs, carry)
-        return np.asarray(outputs), carry or None
+        return np.asarray(outputs)[:rows], carry or None
 
     def attentions(self, input_ids: np.ndarray) -> list[np.ndarray]:
         """What each layer's heads look at, (B, H, T, T) float32, for ids (B, T); of a BERT."""
@@ -81,15 +104,17 @@ class FlaxEngine:
         return [np.asarray(layer, np.float32) for layer in found]
 
     def weights(self) -> dict[str, np.ndarray]:
-        return to_torch_layout(
-            {k: np.asarray(v) for k, v in (parameters(self.state) | self.state["stats"]).items()}
-        )
+        leaves = parameters(self.state) | self.state["stats"]
+        return to_torch_layout({name: to_host(leaf) for name, leaf in leaves.items()})
 
     def load_weights(self, tensors: dict[str, np.ndarray]) -> None:
         leaves = self.state["params"] | self.state["stats"]
         new = to_flax_layout(tensors, {name: leaf.shape for name, leaf in leaves.items()})
         for part in {"params", "stats", "average"} & self.state.keys():
-            self.state[part] = {name: jnp.array(new[name]) for name in self.state[part]}
+            self.state[part] = {
+                name: place(new[name], self.mesh and leaf.sharding)
+                for name, leaf in self.state[part].items()
+            }
 
     def merge_adapters(self, folder: Path, *, base: str) -> None:
         model = state.merge(self.graphdef, parameters(self.state), self.state["stats"])
@@ -105,6 +130,82 @@ class FlaxEngine:
     def restore(self, name: str) -> Position:
         self.state, position = self.checkpoints.restore(name, self.state)
         return position
+
+
+def make_state(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    start: Start | None = None,
+    mesh: Mesh | None = None,
+) -> tuple[nnx.GraphDef, State]:
+    """The task's model, as `init_state` has it, when its training starts.
+
+    On a mesh each device draws its own part of it; `start` makes of all weights on the host what is
+    then placed leaf by leaf. The bits are those of one device.
+    """
+    if mesh is None:
+        return _init_state(task, optimizer, make_model(task, start))
+    graphdef, abstract = abstract_state(task, optimizer)
+    shardings = state_shardings(abstract, mesh)
+    draw = jax.jit(
+        lambda: _init_state(task, optimizer, make_model(task))[1], out_shardings=shardings
+    )
+    drawn = draw()
+    if start is not None:
+        leaves = drawn["params"] | drawn["stats"]
+        names = read_shapes(nnx.eval_shape(lambda: create(task.model)))  # without adapters
+        fresh = {name: to_host(leaves[name]) for name in names}
+        tensors = to_flax_layout(start(to_torch_layout(fresh)), names)
+        for part in ("params", "stats", "average"):
+            for name in drawn.get(part, {}).keys() & names.keys():
+                drawn[part][name] = place(tensors[name], leaves[name].sharding)
+    return graphdef, drawn
+
+
+def abstract_state(
+    task: Task, optimizer: optax.GradientTransformation
+) -> tuple[nnx.GraphDef, State]:
+    """What `make_state` gives, of shapes and dtypes alone: no device has to hold it."""
+    graphdefs = []
+
+    def draw() -> State:
+        graphdef, drawn = _init_state(task, optimizer, make_model(task))
+        graphdefs.append(graphdef)
+        return drawn
+
+    abstract = jax.eval_shape(draw)
+    return graphdefs[0], abstract
+
+
+def _init_state(
+    task: Task, optimizer: optax.GradientTransformation, model: nnx.Module
+) -> tuple[nnx.GraphDef, State]:
+    carry = initial_carry(model)(task.training.batch_size)
+    return init_state(model, optimizer, carry, average=task.training.ema_decay > 0)
+
+
+def open_mesh(text: str, task: Task, *, trains: bool = True) -> Mesh:
+    """The mesh of all devices that `--mesh` asks for; what `auto` chose is printed.
+
+    Raises:
+        ValueError: the mesh is malformed, or does not fit the devices or the task.
+    """
+    devices = jax.devices()
+    if text != "auto":
+        sizes = parse_mesh(text)
+    else:
+        drawn = abstract_state(task, make_optimizer(task.optimizer, task.layers()))[1]
+        leaves = jax.tree.leaves((drawn, drawn["params"]))  # the gradients too
+        sizes, why = choose_mesh(
+            task,
+            num_devices=len(devices),
+            state_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in leaves),
+            memory_bytes=(devices[0].memory_stats() or {}).get("bytes_limit", 16 * 2**30),
+        )
+        print(f"--mesh auto: {shown(sizes)} ({why})")
+    mesh = make_mesh(sizes, devices)
+    check_task(sizes, task, trains=trains)
+    return mesh
 
 
 def make_model(task: Task, start: Start | None = None) -> nnx.Module:

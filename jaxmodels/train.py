@@ -12,10 +12,20 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
 from jaxmodels.models.gpt2 import GPT2
 from jaxmodels.objective import Objective
 from jaxmodels.optim import Apply, apply_updates
+from jaxmodels.sharding import (
+    batch_shardings,
+    carry_shardings,
+    constrain,
+    parameter_shardings,
+    replicated,
+    stacked,
+    state_shardings,
+)
 from jaxmodels.shared.model_output import logits_of
 from jaxmodels.state import Leaves, merge, split
 
@@ -98,7 +108,10 @@ def make_loss(
 
 
 def make_gradients(
-    graphdef: nnx.GraphDef, objective: Objective, micro_batches: int = 1
+    graphdef: nnx.GraphDef,
+    objective: Objective,
+    micro_batches: int = 1,
+    mesh: Mesh | None = None,
 ) -> Callable[..., tuple[tuple[dict[str, jax.Array], Leaves], Leaves, Carry]]:
     """(params, stats, batch, carry, key) -> (({"loss", "metric"}, gradients), new stats, carry).
 
@@ -121,6 +134,10 @@ def make_gradients(
         carries = jax.tree.map(
             lambda part: jnp.stack(jnp.split(part, micro_batches, axis=1)), carry
         )
+        if mesh is not None:
+            first = jax.tree.map(lambda parts: parts[0], (batches, carries))
+            places = batch_shardings(first[0], mesh), carry_shardings(first[1], mesh)
+            batches, carries = constrain((batches, carries), jax.tree.map(stacked, places))
         total = jnp.maximum(objective.count(batch[objective.target]), 1)
 
         def body(sums_and_stats: Any, part: Any) -> Any:
@@ -152,19 +169,23 @@ def make_train_step(
     *,
     micro_batches: int = 1,
     ema_decay: float = 0.0,
+    mesh: Mesh | None = None,
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
     """(state, batch, learning rate, key) -> (next state, {"loss", "metric"}).
 
     Dropout draws from the key folded with the step, so a resumed run draws the same masks and no
-    generator's state needs saving. The state is donated: do not use it after the call.
+    generator's state needs saving. The state is donated: do not use it after the call. On a mesh it
+    lies as `state_shardings` says, before and after, and the batch as `batch_shardings` does.
     """
-    gradients_of = make_gradients(graphdef, objective, micro_batches)
+    gradients_of = make_gradients(graphdef, objective, micro_batches, mesh)
 
     def step(state: State, batch: Batch, rate: jax.Array, key: jax.Array | None):
         key = None if key is None else jax.random.fold_in(key, state["step"])
         (metrics, gradients), stats, carry = gradients_of(
             state["params"], state["stats"], batch, state.get("carry", ()), key
         )
+        if mesh is not None:  # each device's part of the sums alone
+            gradients = constrain(gradients, parameter_shardings(gradients, mesh))
         direction, slots = optimizer.update(gradients, state["optimizer"], state["params"])
         params = apply(state["params"], direction, jnp.asarray(rate))
         new = {"params": params, "stats": stats, "optimizer": slots, "step": state["step"] + 1}
@@ -172,19 +193,29 @@ def make_train_step(
             new["average"] = jax.tree.map(
                 lambda old, now: old + (1 - ema_decay) * (now - old), state["average"], params
             )
-        return new | ({"carry": carry} if carry else {}), metrics
+        new |= {"carry": carry} if carry else {}
+        if mesh is not None:
+            new = constrain(new, state_shardings(new, mesh))
+            metrics = constrain(metrics, dict.fromkeys(metrics, replicated(mesh)))
+        return new, metrics
 
     return jax.jit(step, donate_argnums=0)
 
 
 def make_predict(
-    graphdef: nnx.GraphDef, inputs: tuple[str, ...]
+    graphdef: nnx.GraphDef, inputs: tuple[str, ...], mesh: Mesh | None = None
 ) -> Callable[[State, Batch, Carry], tuple[jax.Array, Carry]]:
-    """(state, batch, carry) -> (outputs in evaluation mode, float32 at least, carry)."""
+    """(state, batch, carry) -> (outputs in evaluation mode, float32 at least, carry).
+
+    On a mesh every device has the outputs of all rows.
+    """
 
     def predict(state: State, batch: Batch, carry: Carry) -> tuple[jax.Array, Carry]:
         model = merge(graphdef, parameters(state), state["stats"])
         outputs, carry = call(model, [batch[name] for name in inputs], batch, carry)
-        return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32)), carry
+        outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+        if mesh is not None:
+            outputs = constrain(outputs, replicated(mesh))
+        return outputs, carry
 
     return jax.jit(predict)

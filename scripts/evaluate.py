@@ -6,7 +6,7 @@ Any engine evaluates any engine's run. Nothing is written unless --out is given.
 import argparse
 from pathlib import Path
 
-from jaxmodels.shared.command_line import load_engine, run_script
+from jaxmodels.shared.command_line import add_mesh_flag, load_engine, run_script
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.loop import evaluate
 from jaxmodels.shared.outputs import final_split, in_words, write_results
@@ -16,6 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("folder", type=Path, metavar="DIR", help="the run's folder")
     parser.add_argument("--engine", choices=("flax", "torch"), help="default: the run's own")
+    add_mesh_flag(parser)
     parser.add_argument("--source", help="other data, prepared as in training; default: the run's")
     parser.add_argument(
         "--split",
@@ -27,7 +28,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
 
-    run, engine = load_engine(arguments.folder, arguments.engine)
+    run, engine = load_engine(arguments.folder, arguments.engine, mesh=arguments.mesh)
     task, family = run.task, family_of(run.task)
     data = family.load(arguments.source or run.source, task, arguments.folder)
     split = arguments.split or final_split(task, data)

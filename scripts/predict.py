@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxmodels.shared.command_line import load_engine, run_script
+from jaxmodels.shared.command_line import add_mesh_flag, load_engine, run_script
 from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.data.image_batches import normalise
 from jaxmodels.shared.data.images import ImageDataConfig, read_image
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, metavar="DIR", help="the run's folder")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, or texts")
     parser.add_argument("--engine", choices=("flax", "torch"), help="default: the run's own")
+    add_mesh_flag(parser)
     parser.add_argument("--top", type=int, default=3, help="classes an input [default: 3]")
     parser.add_argument(
         "--attention", type=Path, metavar="FILE", help="write the attention of BERT as HTML"
@@ -44,7 +45,7 @@ def main() -> None:
     if arguments.top < 1:
         raise ValueError(f"--top {arguments.top} must be at least 1")
 
-    run, engine = load_engine(arguments.folder, arguments.engine)
+    run, engine = load_engine(arguments.folder, arguments.engine, mesh=arguments.mesh)
     if arguments.attention and not isinstance(run.task.data, SubwordDataConfig):
         raise ValueError(
             f"--attention: {arguments.folder} holds a run of {run.task.name}; expected one of "

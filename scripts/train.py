@@ -2,7 +2,7 @@
 
 usage: train.py TASK [--engine flax|torch|lightning|accelerate|xla] [--source sample|hub|tfds|PATH]
                 [--out DIR] [--epochs N] [--batch-size N] [--seed N] [--resume]
-                [--pretrained PATH|HUB_ID] [--optimizer.learning-rate 0.1 ...]
+                [--pretrained PATH|HUB_ID] [--mesh data=4,fsdp=2] [--optimizer.momentum 0.9 ...]
 
 The source is the embedded sample (no network) unless told otherwise; PATH is a local folder or file
 in any layout that the task's data set is found in (README.md lists them).
@@ -70,6 +70,10 @@ class Arguments(TaskArguments):
         str | None, tyro.conf.arg(metavar="PATH|HUB_ID", help_behavior_hint="(default: none)")
     ] = None
     """A folder or the Hub's id of the model to fine-tune; its config becomes the task's."""
+    mesh: Annotated[
+        str, tyro.conf.arg(metavar="AXIS=SIZE,...|auto", help_behavior_hint="(default: one device)")
+    ] = ""
+    """The devices of --engine flax, of the axes data, fsdp, tensor and sequence."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
     """Continue the run in --out from its last checkpoint, exactly."""
 
@@ -83,10 +87,25 @@ def main() -> None:
     if pretrained:
         task = with_checkpoint(task, pretrained, folder, resume=arguments.resume)
     with main_process_prints():
-        train(task, arguments.engine, arguments.source, folder, resume=arguments.resume)
+        train(
+            task,
+            arguments.engine,
+            arguments.source,
+            folder,
+            resume=arguments.resume,
+            mesh=arguments.mesh,
+        )
 
 
-def train(task: Task, engine_name: EngineName, source: str, folder: Path, *, resume: bool) -> None:
+def train(
+    task: Task,
+    engine_name: EngineName,
+    source: str,
+    folder: Path,
+    *,
+    resume: bool,
+    mesh: str,
+) -> None:
     """Loads the data, trains, and writes everything a finished run holds."""
     # All that can be refused is refused before the folder is claimed, and before hours of training.
     for package in ("matplotlib", "tensorboardX"):
@@ -105,7 +124,7 @@ def train(task: Task, engine_name: EngineName, source: str, folder: Path, *, res
             print(*measure_start(task, data, folder, engine), sep="\n")
 
     run = Run(task, engine_name, source)
-    training = prepare(run, data, folder, resume=resume, before=before)
+    training = prepare(run, data, folder, resume=resume, before=before, mesh=mesh)
     print(
         f"{task.name} with {engine_name} on {data.source}\n{describe(task, data)}, {steps:,} steps "
         "an epoch"

@@ -23,7 +23,8 @@ def scale_residual_kernels(blocks: nnx.List[Block]) -> None:
     factor = (2 * len(blocks)) ** -0.5
     for block in blocks:
         for last in (block.attention.output, block.linear2):
-            last.kernel[...] *= factor
+            # The barrier as in `draw_normal`: by itself or within a program, it rounds alike.
+            last.kernel[...] = jax.lax.optimization_barrier(last.kernel[...]) * factor
 
 
 class GPT2(nnx.Module):

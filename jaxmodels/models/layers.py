@@ -4,7 +4,9 @@
 `dtype` (None: the parameters' own, so a model cast to float64 is float64 throughout).
 """
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -95,8 +97,7 @@ class Embedding(nnx.Module):
     """
 
     def __init__(self, count: int, size: int, *, deviation: float = 1.0, rngs: nnx.Rngs):
-        rows = jax.random.normal(rngs.params(), (count, size))
-        self.embedding = nnx.Param(deviation * rows)
+        self.embedding = nnx.Param(draw_normal(rngs.params(), (count, size), deviation=deviation))
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         return jnp.take(self.embedding[...], ids, axis=0)
@@ -130,7 +131,21 @@ def layer_norm(num_features: int, *, epsilon: float, rngs: nnx.Rngs) -> nnx.Laye
 
 def kernel_initializer(name: str, fan_in: int) -> jax.nn.initializers.Initializer:
     """The normal draw that the config names, for a kernel with that many inputs an output."""
-    return jax.nn.initializers.normal(INITIALIZERS[name](fan_in))
+    return partial(draw_normal, deviation=INITIALIZERS[name](fan_in))
+
+
+def draw_normal(
+    key: jax.Array,
+    shape: Sequence[int],
+    dtype: Any = float,
+    out_sharding: Any = None,
+    *,
+    deviation: float,
+) -> jax.Array:
+    """From N(0, deviation^2): the same bits by itself as within a program that draws a model."""
+    normal = jax.random.normal(key, shape, dtype, out_sharding=out_sharding)
+    # Without the barrier a compiler folds this constant into the draw's own and rounds once less.
+    return jax.lax.optimization_barrier(normal) * jnp.asarray(deviation, dtype)
 
 
 def overlapping_max_pool(x: jax.Array) -> jax.Array:

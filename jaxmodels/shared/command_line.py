@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 EngineName = Literal["flax", "torch", "lightning", "accelerate", "xla"]
 Arguments = TypeVar("Arguments")
 
+MESH_HELP = (
+    "the devices of --engine flax, such as data=4,fsdp=2, of the axes data, fsdp, tensor and "
+    "sequence; or auto [default: one device]"
+)
+
 
 @dataclass(frozen=True)
 class TaskArguments:
@@ -56,20 +61,35 @@ _GROUPS = ("model", "data", "lora", "optimizer", "schedule", "training")  # of a
 
 
 def make_engine(
-    name: EngineName, task: Task, folder: Path, start: "Start | None" = None
+    name: EngineName,
+    task: Task,
+    folder: Path,
+    start: "Start | None" = None,
+    *,
+    mesh: str = "",
+    trains: bool = True,
 ) -> "Engine":
     """The engine that holds a task's model; Lightning's model is plain torch's.
 
-    `start` gives the weights to start from, before the model is adapted or its optimizer made.
+    `start` gives the weights to start from, before the model is adapted or its optimizer made;
+    `mesh`, as `--mesh` has it, the devices of Flax's. One that never `trains` takes any batch size.
 
     Raises:
-        ValueError: the framework is not installed; the message names the extra.
+        ValueError: the framework is not installed, and the message names the extra; or the mesh
+            does not fit the engine, the devices or the task.
     """
+    if mesh and name != "flax":
+        raise ValueError(
+            f"--mesh {mesh} is for --engine flax, and this is --engine {name}; leave it out, or "
+            "take --engine flax"
+        )
     try:
         if name == "flax":
-            from jaxmodels.engine import FlaxEngine
+            from jaxmodels.engine import FlaxEngine, open_mesh
 
-            return FlaxEngine(task, folder, start)
+            return FlaxEngine(
+                task, folder, start, mesh=open_mesh(mesh, task, trains=trains) if mesh else None
+            )
         if name == "accelerate":
             from torchref.engines.accelerate import AccelerateEngine
 
@@ -85,7 +105,9 @@ def make_engine(
         raise ValueError(missing_extra(name, error)) from None
 
 
-def load_engine(folder: Path, name: EngineName | None = None) -> tuple[Run, "Engine"]:
+def load_engine(
+    folder: Path, name: EngineName | None = None, *, mesh: str = ""
+) -> tuple[Run, "Engine"]:
     """A finished run and an engine (the run's own, if None) that holds its final weights."""
     run = runs.load(folder)
     if not (folder / "model.safetensors").exists():
@@ -99,7 +121,7 @@ def load_engine(folder: Path, name: EngineName | None = None) -> tuple[Run, "Eng
     task = dataclasses.replace(run.task, lora=NO_ADAPTERS, optimizer=optimizer)
     own = "flax" if run.engine == "flax" else "torch"  # whose model the others have
     try:
-        engine = make_engine(name or own, task, folder)
+        engine = make_engine(name or own, task, folder, mesh=mesh, trains=False)
     except ValueError as error:
         other = "torch" if (name or own) == "flax" else "flax"
         raise ValueError(f"{error}; or add --engine {other}, which loads any run") from None
@@ -109,6 +131,11 @@ def load_engine(folder: Path, name: EngineName | None = None) -> tuple[Run, "Eng
     shapes = {tensor: value.shape for tensor, value in engine.weights().items()}
     engine.load_weights(dict(checkpoint.read(checkpoint.match(shapes)[0])))
     return run, engine
+
+
+def add_mesh_flag(parser: argparse.ArgumentParser) -> None:
+    """--mesh, for `load_engine`."""
+    parser.add_argument("--mesh", default="", metavar="AXIS=SIZE,...", help=MESH_HELP)
 
 
 def missing_extra(engine: str, error: ModuleNotFoundError) -> str:

@@ -31,11 +31,13 @@ def prepare(
     *,
     resume: bool = False,
     before: Callable[[Engine], None] = lambda engine: None,
+    mesh: str = "",
 ) -> Callable[[], tuple[Engine, Recorder]]:
     """Claims the folder for the run; what is returned trains, and leaves the final weights there.
 
     Of several processes the main one claims it, and leaves them. `before` sees the engine that is
-    about to train, unless the run is resumed.
+    about to train, unless the run is resumed. `mesh` is as `make_engine` takes it, and may be
+    another when the run is resumed.
 
     Raises:
         ValueError: the engine is not installed or cannot train the task, the checkpoint to start
@@ -43,7 +45,7 @@ def prepare(
             folder is claimed.
     """
     engine, fit_engine = choose_trainer(
-        cast(EngineName, run.engine), run.task, folder, resume=resume
+        cast(EngineName, run.engine), run.task, folder, resume=resume, mesh=mesh
     )
     family = family_of(run.task)
     is_main = this_process().is_main
@@ -86,7 +88,7 @@ def train_and_judge(run: Run, data: Any, folder: Path) -> tuple[dict[str, Any], 
 
 
 def choose_trainer(
-    engine_name: EngineName, task: Task, folder: Path, *, resume: bool = False
+    engine_name: EngineName, task: Task, folder: Path, *, resume: bool = False, mesh: str = ""
 ) -> tuple[Engine, Callable[[Any, bool], Recorder]]:
     """(engine, (data, resume) -> history, with the final weights in the engine).
 
@@ -94,7 +96,7 @@ def choose_trainer(
 
     Raises:
         ValueError: the engine is not installed or cannot train the task, or not in so many
-            processes, or the checkpoint's tensors are not the model's.
+            processes or on such a mesh, or the checkpoint's tensors are not the model's.
     """
     process = this_process()
     if process.count > 1:
@@ -112,11 +114,11 @@ def choose_trainer(
         except ModuleNotFoundError as error:
             raise ValueError(missing_extra(engine_name, error)) from None
         check_supported(task)
-        lit: Any = make_engine(engine_name, task, folder, start)
+        lit: Any = make_engine(engine_name, task, folder, start, mesh=mesh)
         return lit, lambda data, resume: fit_lightning(
             task, data, folder, resume=resume, engine=lit
         )[1]
-    engine = make_engine(engine_name, task, folder, start)
+    engine = make_engine(engine_name, task, folder, start, mesh=mesh)
     return engine, lambda data, resume: fit(task, data, engine, folder, resume=resume)
 
 
