@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 from math import prod
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,47 +15,23 @@ from jaxmodels.pod_plan.chips import CHIPS
 from jaxmodels.pod_plan.collectives import Collective, find_collectives
 from jaxmodels.pod_plan.hlo import parse, walk
 from jaxmodels.pod_plan.memory_traffic import hbm_bytes
-from jaxmodels.pod_plan.program import Facts, batch_shapes, count_flops, out_of_memory
+from jaxmodels.pod_plan.program import (
+    Facts,
+    batch_shapes,
+    count_flops,
+    lower_arguments,
+    out_of_memory,
+)
 from jaxmodels.pod_plan.report import amount, as_markdown, as_text, duration, plan_tables
 from jaxmodels.pod_plan.roofline import collective_seconds, estimate
 from jaxmodels.pod_plan.settings import with_size
 from jaxmodels.pod_plan.topology import Topology, check_compiler, parse_topology
+from jaxmodels.sharding import make_mesh
+from jaxmodels.shared.configs import GPT2_SIZES
 from jaxmodels.shared.tasks import TASKS
 
 # A loop of 3 turns that gathers 1 KiB, reduces it, and cuts 16 numbers from 4096 in place.
-PROGRAM = """HloModule jit_step, is_scheduled=true
-
-%body (p: (s32[], f32[256])) -> (s32[], f32[256]) {
-  %p = (s32[]{:T(128)}, f32[256]{0:T(256)}) parameter(0)
-  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
-  %x = f32[64]{0:T(128)} get-tuple-element(%p), index=1
-  %g = f32[256]{0:T(256)S(1)} all-gather(%x), channel_id=1, replica_groups=[2,4]<=[8], dimensions={0}
-  %r = f32[256]{0:T(256)} all-reduce(%g), channel_id=2, replica_groups=mesh['a'=2,'b'=4] {'a'}, to_apply=%sum, backend_config={"x":{"estimated_cycles":"7"}}
-  ROOT %t = (s32[]{:T(128)}, f32[256]{0:T(256)}) tuple(%i, %r)
-}
-
-%condition (p: (s32[], f32[256])) -> pred[] {
-  %p.1 = (s32[]{:T(128)}, f32[256]{0:T(256)}) parameter(0)
-  %i.1 = s32[]{:T(128)} get-tuple-element(%p.1), index=0
-  %n = s32[]{:T(128)} constant(3)
-  ROOT %less = pred[]{:T(512)} compare(%i.1, %n), direction=LT
-}
-
-%fused (q: f32[4096]) -> f32[16] {
-  %q = f32[4096]{0:T(1024)} parameter(0)
-  %zero = s32[]{:T(128)} constant(0)
-  ROOT %cut = f32[16]{0:T(128)} dynamic-slice(%q, %zero), dynamic_slice_sizes={16}
-}
-
-ENTRY %main (a: f32[4096], b: f32[256]) -> f32[16] {
-  %a = f32[4096]{0:T(1024)} parameter(0)
-  %b = (s32[]{:T(128)}, f32[256]{0:T(256)}) parameter(1)
-  %loop = (s32[]{:T(128)}, f32[256]{0:T(256)}) while(%b), condition=%condition, body=%body
-  %start = (f32[4096]{0:T(1024)S(1)}, f32[4096]{0:T(1024)}, u32[]{:S(2)}) copy-start(%a)
-  %done = f32[4096]{0:T(1024)S(1)} copy-done(%start)
-  ROOT %f = f32[16]{0:T(128)} fusion(%a), kind=kLoop, calls=%fused, backend_config={"y":{"estimated_cycles":"100"}}
-}
-"""
+PROGRAM = (Path(__file__).parent / "fixtures" / "pod_plan.hlo").read_text()
 
 
 def test_loops_count_as_often_as_they_turn():
@@ -102,7 +80,8 @@ def test_hbm_traffic_counts_what_leaves_the_chip():
 
 def shapes(rows, **entries):
     return {
-        name: jax.ShapeDtypeStruct((rows, *shape), dtype) for name, (shape, dtype) in entries.items()
+        name: jax.ShapeDtypeStruct((rows, *shape), dtype)
+        for name, (shape, dtype) in entries.items()
     }
 
 
@@ -134,7 +113,7 @@ def test_flops_of_convolutions_are_those_counted_by_hand():
 
 
 def test_the_batch_is_the_tasks_own():
-    task = TASKS["imdb-bert"]
+    task: Any = TASKS["imdb-bert"]
     found = batch_shapes(replace(task, training=replace(task.training, batch_size=512)))
     assert found["input_ids"].shape == (512, task.data.max_length)
     assert found["label"].shape == (512,)
@@ -231,7 +210,11 @@ def test_a_plan_is_told_in_words_markdown_and_json():
 
 def test_numbers_are_told_in_units_that_suit():
     assert (duration(2.5), duration(2.5e-3), duration(2.5e-6)) == ("2.5 s", "2.5 ms", "2.5 us")
-    assert (amount(1.234e9, "B"), amount(12, "B"), amount(0, "B")) == ("1.23 GB", "12.0 B", "0.00 B")
+    assert (amount(1.234e9, "B"), amount(12, "B"), amount(0, "B")) == (
+        "1.23 GB",
+        "12.0 B",
+        "0.00 B",
+    )
 
 
 @pytest.mark.parametrize(
@@ -290,8 +273,25 @@ def test_what_does_not_fit_is_said_plainly(message, told):
 
 
 def test_a_size_is_for_a_gpt2():
-    assert with_size(TASKS["wikitext-gpt2"], "gpt2-xl").model.num_layers == 48
+    assert with_size(TASKS["wikitext-gpt2"], "gpt2-xl").model == replace(
+        GPT2_SIZES["gpt2-xl"], scan_layers=True, gradient_checkpointing=True
+    )
     with pytest.raises(ValueError, match="gpt2-xl"):
         with_size(TASKS["wikitext-gpt2"], "gpt2-xxl")
     with pytest.raises(ValueError, match="trains a GPT-2"):
         with_size(TASKS["houses-mlp"], "gpt2-xl")
+
+
+def test_parameters_travel_and_activations_stay():
+    """Under fsdp each device keeps its rows, and is sent the others' parts of the parameters."""
+    task = TASKS["shakespeare-transformer"]
+    sizes = {"hidden_dim": 32, "mlp_dim": 128, "num_heads": 2, "num_layers": 1}
+    rates = {"dropout_rate": 0.0, "attention_dropout_rate": 0.0}
+    model = replace(task.model, vocabulary_size=50, **sizes, **rates)
+    task = replace(task, model=model, training=replace(task.training, batch_size=64))
+    batch = shapes(64, tokens=((64,), "int32"), targets=((64,), "int32"))
+    step, _, arguments = lower_arguments(task, batch, make_mesh({"fsdp": 8}))
+    program = parse(step.lower(*arguments).compile().as_text())
+    sent = [c for c in find_collectives(program, {"fsdp": 8}) if c.bytes > 2**14]
+    # The largest parameter has 16 KiB, one device's rows of the activations 64 KiB.
+    assert max(c.bytes for c in sent) < 2**16

@@ -33,6 +33,7 @@ from jaxmodels.shared.lora import LoRAConfig
 from jaxmodels.shared.schedules import ScheduleConfig
 from jaxmodels.shared.tasks import DataConfig, OptimizerConfig, Task, TrainingConfig
 
+EINSUM_OPTION = "xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000"
 _TASKS_OWN = tyro.conf.arg(metavar="N", help_behavior_hint="(default: the task's)")
 
 
@@ -52,6 +53,8 @@ class Arguments:
     """auto, or the size of each axis, as in data=4,fsdp=4."""
     batch_size: Annotated[int | None, _TASKS_OWN] = None
     """Short for --training.batch-size: rows of all chips together."""
+    xla: tuple[str, ...] = ()
+    """Options of the compiler, as NAME=VALUE; a training takes them from LIBTPU_INIT_ARGS."""
     size: str = ""
     """A published GPT-2 in the model's place, with scanned layers and gradient checkpointing."""
     search: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -88,7 +91,7 @@ def plan_one(task: Task, arguments: Arguments) -> int:
     topology = find_topology(arguments.topology)
     mesh = mesh_for(task, topology, arguments.mesh)
     try:
-        facts = compile_step(task, topology, mesh)
+        facts = compile_step(task, topology, mesh, compiler_options=compiler_options(arguments))
     except DoesNotFitError as error:
         print(f"{task.name} on {topology.name}: {error}; {what_to_try(task, mesh)}")
         return 1
@@ -98,6 +101,15 @@ def plan_one(task: Task, arguments: Arguments) -> int:
         write_plan(arguments.out, facts, estimated, topology)
         print(f"\nwritten: {arguments.out}")
     return 0
+
+
+def compiler_options(arguments: Arguments) -> dict[str, str]:
+    """Raises a ValueError where one of `--xla` is no NAME=VALUE."""
+    pairs = [option.lstrip("-").partition("=") for option in arguments.xla]
+    wrong = next((name for name, equals, _ in pairs if not equals), None)
+    if wrong is not None:
+        raise ValueError(f"--xla {wrong}: expected NAME=VALUE, as in {EINSUM_OPTION}")
+    return {name: value for name, _, value in pairs}
 
 
 def what_to_try(task: Task, mesh: Mapping[str, int]) -> str:
@@ -123,6 +135,7 @@ def search_all(task: Task, arguments: Arguments) -> int:
         topology,
         limit=arguments.compilations,
         fixed_batch=arguments.batch_size is not None,
+        compiler_options=compiler_options(arguments),
         report=lambda line: print(line, file=sys.stderr, flush=True),
     )
     print(as_text([search_table(found)]))

@@ -60,7 +60,7 @@ def find_collectives(program: Program, mesh: Mapping[str, int]) -> list[Collecti
 def _parts(
     program: Program, block: dict[str, Instruction], instruction: Instruction
 ) -> Iterator[tuple[dict[str, Instruction], Instruction, bool]]:
-    """(its computation, a collective, whether its result is cut) of an instruction or its fusion."""
+    """(its computation, a collective, is its result cut) of an instruction or within its fusion."""
     if instruction.operation.removesuffix("-start") in KINDS:
         yield block, instruction, False
     elif instruction.operation == "fusion":

@@ -24,12 +24,12 @@ from jaxmodels.pod_plan.collectives import Collective, find_collectives
 from jaxmodels.pod_plan.hlo import parse, walk
 from jaxmodels.pod_plan.memory_traffic import hbm_bytes
 from jaxmodels.pod_plan.topology import Topology
+from jaxmodels.sharding import batch_shardings, make_mesh, replicated, state_shardings
 from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.data.subwords import SubwordDataConfig
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.meshes import check_devices, check_task
 from jaxmodels.shared.tasks import Task
-from jaxmodels.sharding import batch_shardings, make_mesh, replicated, state_shardings
 from jaxmodels.train import make_train_step
 
 
@@ -128,7 +128,8 @@ def compile_step(
     """Compiles the task's step for the slice and reads off what it needs.
 
     Raises:
-        ValueError: the mesh does not fit the slice or the task.
+        ValueError: the mesh does not fit the slice or the task, or the compiler knows no such
+            option.
         DoesNotFitError: the compiler finds no way to fit it into HBM.
     """
     check_devices(mesh_sizes, len(topology.devices))
@@ -140,6 +141,8 @@ def compile_step(
     try:
         compiled = step.lower(*shapes).compile(dict(compiler_options or {}))
     except jax.errors.JaxRuntimeError as error:
+        if compiler_options and "option" in str(error):
+            raise ValueError(f"--xla: {str(error).splitlines()[0]}") from None
         raise out_of_memory(error) or error from None
     seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
@@ -178,7 +181,7 @@ def compile_step(
 def lower_arguments(
     task: Task, batch: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh | None
 ) -> tuple[Any, Any, tuple[Any, ...]]:
-    """(the jitted step, the state's shapes, all arguments' shapes) with their places on the mesh."""
+    """(the jitted step, the state's shapes, those of all arguments) with their places."""
     optimizer = make_optimizer(task.optimizer, task.layers())
     graphdef, state = abstract_state(task, optimizer)
     key: Any = jax.eval_shape(lambda: jax.random.key(0))

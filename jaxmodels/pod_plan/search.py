@@ -8,7 +8,7 @@ is put in order by arithmetic, and only the first few are compiled; where one do
 does a larger batch of the same kind, which is not tried.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -26,9 +26,9 @@ from jaxmodels.pod_plan.program import (
 )
 from jaxmodels.pod_plan.roofline import Estimate, estimate
 from jaxmodels.pod_plan.topology import Topology
+from jaxmodels.sharding import make_mesh
 from jaxmodels.shared.meshes import check_task, shown
 from jaxmodels.shared.tasks import Task
-from jaxmodels.sharding import make_mesh
 
 _ROWS_A_PART = (1, 4, 16, 64)  # of a batch, in each part into which the mesh cuts it
 
@@ -78,6 +78,7 @@ def search(
     *,
     limit: int = 6,
     fixed_batch: bool = False,
+    compiler_options: Mapping[str, str] | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Found:
     """Compiles the `limit` most promising candidates; `fixed_batch` keeps the task's batch size."""
@@ -92,7 +93,9 @@ def search(
         if any(_is_larger(candidate, other) for other, _ in refused):
             continue
         try:
-            facts = compile_step(candidate.task, topology, candidate.mesh)
+            facts = compile_step(
+                candidate.task, topology, candidate.mesh, compiler_options=compiler_options
+            )
         except DoesNotFitError as error:
             refused.append((candidate, str(error)))
             report(f"{candidate}: {error}")
