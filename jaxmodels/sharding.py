@@ -10,7 +10,6 @@ al. 2021). The axes are described in `jaxmodels.shared.meshes`.
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from math import prod
 from typing import Any
@@ -200,11 +199,6 @@ def to_host(value: jax.Array) -> np.ndarray:
 def constrain(tree: Any, shardings: Any) -> Any:
     """Within a program: the tree, to be laid so."""
     return jax.tree.map(jax.lax.with_sharding_constraint, tree, shardings)
-
-
-def within(mesh: Mesh | None) -> AbstractContextManager[Any]:
-    """Within a program: what models are traced in, so that they can keep to their rows."""
-    return nullcontext() if mesh is None else jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 @cache

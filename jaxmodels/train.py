@@ -25,7 +25,6 @@ from jaxmodels.sharding import (
     replicated,
     stacked,
     state_shardings,
-    within,
 )
 from jaxmodels.shared.model_output import logits_of
 from jaxmodels.state import Leaves, merge, split
@@ -182,10 +181,9 @@ def make_train_step(
 
     def step(state: State, batch: Batch, rate: jax.Array, key: jax.Array | None):
         key = None if key is None else jax.random.fold_in(key, state["step"])
-        with within(mesh):
-            (metrics, gradients), stats, carry = gradients_of(
-                state["params"], state["stats"], batch, state.get("carry", ()), key
-            )
+        (metrics, gradients), stats, carry = gradients_of(
+            state["params"], state["stats"], batch, state.get("carry", ()), key
+        )
         if mesh is not None:  # each device's part of the sums alone
             gradients = constrain(gradients, parameter_shardings(gradients, mesh))
         direction, slots = optimizer.update(gradients, state["optimizer"], state["params"])

@@ -19,14 +19,12 @@ from jaxmodels.pod_plan.program import (
     Facts,
     batch_shapes,
     count_flops,
-    lower_arguments,
     out_of_memory,
 )
 from jaxmodels.pod_plan.report import amount, as_markdown, as_text, duration, plan_tables
 from jaxmodels.pod_plan.roofline import collective_seconds, estimate
 from jaxmodels.pod_plan.settings import with_size
 from jaxmodels.pod_plan.topology import Topology, check_compiler, parse_topology
-from jaxmodels.sharding import make_mesh
 from jaxmodels.shared.configs import GPT2_SIZES
 from jaxmodels.shared.tasks import TASKS
 
@@ -280,18 +278,3 @@ def test_a_size_is_for_a_gpt2():
         with_size(TASKS["wikitext-gpt2"], "gpt2-xxl")
     with pytest.raises(ValueError, match="trains a GPT-2"):
         with_size(TASKS["houses-mlp"], "gpt2-xl")
-
-
-def test_parameters_travel_and_activations_stay():
-    """Under fsdp each device keeps its rows, and is sent the others' parts of the parameters."""
-    task = TASKS["shakespeare-transformer"]
-    sizes = {"hidden_dim": 32, "mlp_dim": 128, "num_heads": 2, "num_layers": 1}
-    rates = {"dropout_rate": 0.0, "attention_dropout_rate": 0.0}
-    model = replace(task.model, vocabulary_size=50, **sizes, **rates)
-    task = replace(task, model=model, training=replace(task.training, batch_size=64))
-    batch = shapes(64, tokens=((64,), "int32"), targets=((64,), "int32"))
-    step, _, arguments = lower_arguments(task, batch, make_mesh({"fsdp": 8}))
-    program = parse(step.lower(*arguments).compile().as_text())
-    sent = [c for c in find_collectives(program, {"fsdp": 8}) if c.bytes > 2**14]
-    # The largest parameter has 16 KiB, one device's rows of the activations 64 KiB.
-    assert max(c.bytes for c in sent) < 2**16

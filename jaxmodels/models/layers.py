@@ -11,11 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import PartitionSpec
 
 from jaxmodels.ops import batch_norm, conv2d
 from jaxmodels.shared.configs import INITIALIZERS
-from jaxmodels.shared.meshes import ROW_AXES
 
 ACTIVATIONS = {
     "relu": jax.nn.relu,
@@ -103,20 +101,6 @@ class Embedding(nnx.Module):
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         return jnp.take(self.embedding[...], ids, axis=0)
-
-
-def keep_rows(x: jax.Array) -> jax.Array:
-    """x (B, T, ...) as it is; within a mesh, each device is to have its own rows of it, whole.
-
-    Where parameters are cut along the same axis of the mesh, the compiler would else cut the
-    features, and give every device all rows of the batch.
-    """
-    present = jax.sharding.get_abstract_mesh().axis_names
-    rows = tuple(axis for axis in ROW_AXES if axis in present)
-    if not present:
-        return x
-    places = PartitionSpec(rows or None, "sequence" if "sequence" in present else None)
-    return jax.lax.with_sharding_constraint(x, places)
 
 
 def linear(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxmodels.models.attention import KeysValues, MultiHeadAttention
-from jaxmodels.models.layers import ACTIVATIONS, keep_rows, layer_norm, linear
+from jaxmodels.models.layers import ACTIVATIONS, layer_norm, linear
 from jaxmodels.shared.configs import TransformerConfig
 
 
@@ -114,7 +114,6 @@ def run_blocks(
         key: jax.Array | None,
         cache: KeysValues | None,
     ):
-        x = keep_rows(x)
         block = nnx.merge(graphdefs[layer], state)
         rngs = None if key is None else nnx.Rngs(dropout=key)
         x, weights, cache = block(x, mask, cache=cache, start=start, train=train, rngs=rngs)
