@@ -9,7 +9,7 @@ al. 2021). The axes are described in `jaxmodels.shared.meshes`.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from math import prod
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxmodels.shared.meshes import (
@@ -26,6 +27,7 @@ from jaxmodels.shared.meshes import (
     row_parts,
     shown,
 )
+from jaxmodels.state import Frozen
 
 # The first pattern that is found in a leaf's path says along which axes of the mesh its own axes
 # are cut. Where a size does not divide, fsdp cuts the longest of the others that does, and else the
@@ -194,6 +196,37 @@ def to_host(value: jax.Array) -> np.ndarray:
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
         value = _gather(value.sharding.mesh)(value)  # type: ignore[attr-defined]
     return np.asarray(value)
+
+
+def gather_where_read(model: nnx.Module, mesh: Mesh | None) -> nnx.Module:
+    """Within a program: the model, each of whose parameters is gathered along fsdp where it is read.
+
+    Its gradient is scattered there. Left to itself, the compiler may rather cut the activations by
+    their features, as if fsdp were tensor, and send these.
+    """
+    if mesh is None or mesh.shape.get("fsdp", 1) == 1:
+        return model
+    for path, variable in nnx.to_flat_state(nnx.state(model, (nnx.Param, Frozen))):
+        name, shape = ".".join(map(str, path)), variable.get_raw_value().shape
+        cut = parameter_sharding(name, shape, mesh)
+        if "fsdp" in cut.spec:
+            variable.set_metadata(on_get_value=_gathering(cut))
+    return model
+
+
+@cache  # one function for each, so that the structures of equal blocks are equal
+def _gathering(cut: NamedSharding) -> Callable[[nnx.Variable, jax.Array], jax.Array]:
+    whole = NamedSharding(cut.mesh, PartitionSpec(*(a if a != "fsdp" else None for a in cut.spec)))
+
+    @jax.custom_vjp
+    def gather(value: jax.Array) -> jax.Array:
+        return jax.lax.with_sharding_constraint(value, whole)
+
+    gather.defvjp(
+        lambda value: (gather(value), None),
+        lambda _, gradient: (jax.lax.with_sharding_constraint(gradient, cut),),
+    )
+    return lambda variable, value: gather(value)
 
 
 def constrain(tree: Any, shardings: Any) -> Any:

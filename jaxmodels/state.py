@@ -61,7 +61,7 @@ def cast(model: nnx.Module, dtype: jnp.dtype) -> nnx.Module:
 
 
 def _flatten(state: nnx.State) -> Leaves:
-    return {_dotted(path): variable[...] for path, variable in nnx.to_flat_state(state)}
+    return {_dotted(path): variable.get_raw_value() for path, variable in nnx.to_flat_state(state)}
 
 
 def _dotted(path: tuple[Any, ...]) -> str:

@@ -21,6 +21,7 @@ from jaxmodels.sharding import (
     batch_shardings,
     carry_shardings,
     constrain,
+    gather_where_read,
     parameter_shardings,
     replicated,
     stacked,
@@ -88,7 +89,7 @@ def call(
 
 
 def make_loss(
-    graphdef: nnx.GraphDef, objective: Objective
+    graphdef: nnx.GraphDef, objective: Objective, mesh: Mesh | None = None
 ) -> Callable[..., tuple[jax.Array, tuple[jax.Array, Leaves, Carry]]]:
     """(params, stats, batch, carry, dropout key) -> (loss, (outputs, new stats, carry)).
 
@@ -98,7 +99,7 @@ def make_loss(
     def compute(
         params: Leaves, stats: Leaves, batch: Batch, carry: Carry, key: jax.Array | None
     ) -> tuple[jax.Array, tuple[jax.Array, Leaves, Carry]]:
-        model = merge(graphdef, params, stats)
+        model = gather_where_read(merge(graphdef, params, stats), mesh)
         rngs = None if key is None else nnx.Rngs(dropout=key)
         inputs = [batch[name] for name in objective.inputs]
         outputs, carry = call(model, inputs, batch, carry, train=True, rngs=rngs)
@@ -118,7 +119,7 @@ def make_gradients(
     The batch may be cut into micro-batches, one after the other, whose means are weighted by what
     they count: the loss is that of the whole batch, as are its gradients.
     """
-    loss_and_gradients = jax.value_and_grad(make_loss(graphdef, objective), has_aux=True)
+    loss_and_gradients = jax.value_and_grad(make_loss(graphdef, objective, mesh), has_aux=True)
 
     def whole(params: Leaves, stats: Leaves, batch: Batch, carry: Carry, key: jax.Array | None):
         (value, (outputs, stats, carry)), gradients = loss_and_gradients(
@@ -212,6 +213,7 @@ def make_predict(
 
     def predict(state: State, batch: Batch, carry: Carry) -> tuple[jax.Array, Carry]:
         model = merge(graphdef, parameters(state), state["stats"])
+        model = gather_where_read(model, mesh)
         outputs, carry = call(model, [batch[name] for name in inputs], batch, carry)
         outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
         if mesh is not None:
