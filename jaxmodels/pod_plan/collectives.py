@@ -4,7 +4,8 @@
 
 The devices of a group lie along some of the mesh's axes; a group that lies along none exactly is of
 the axis "?". One exchange is often written as several instructions (start, steps, done), which
-share their channel.
+share their channel. Unlike `jaxmodels.collectives` this counts what a loop does as often as it does
+it, and what the TPU's compiler has fused.
 """
 
 import re
@@ -14,9 +15,8 @@ from math import prod
 
 import numpy as np
 
+from jaxmodels.collectives import KINDS, groups_of_devices
 from jaxmodels.pod_plan.hlo import Instruction, Program, walk
-
-KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def find_collectives(program: Program, mesh: Mapping[str, int]) -> list[Collecti
                 continue
             if channel:
                 channels.add(channel[1])
-            group = _first_group(part, prod(mesh.values()))
+            group = tuple(groups_of_devices(part.attributes, prod(mesh.values()))[0])
             if len(group) < 2:
                 continue
             found.append(
@@ -84,31 +84,7 @@ def _payload(kind: str, block: dict[str, Instruction], part: Instruction) -> int
     return total - operands if part.operation.endswith("-start") else total
 
 
-def _first_group(part: Instruction, num_devices: int) -> tuple[int, ...]:
-    text = part.attributes
-    if match := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", text):
-        return tuple(map(int, match.groups()))
-    if match := re.search(r"replica_groups=\{\{([\d,]+)\}", text):
-        return tuple(map(int, match[1].split(",")))
-    if match := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
-        shape, sizes = _integers(match[1]), _integers(match[2])
-        order = _integers(match[3]) if match[3] else range(len(sizes))
-        numbers = np.arange(prod(sizes)).reshape(sizes).transpose(order).reshape(shape)
-        return tuple(map(int, numbers[0]))
-    if match := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", text):
-        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", match[1])}
-        along = re.findall(r"'(\w+)'", match[2])
-        numbers = np.arange(prod(sizes.values())).reshape(tuple(sizes.values()))
-        first = numbers[tuple(slice(None) if name in along else 0 for name in sizes)]
-        return tuple(map(int, first.reshape(-1)))
-    return tuple(range(num_devices))  # no groups are written: all devices
-
-
 def _axes(group: tuple[int, ...], mesh: Mapping[str, int]) -> tuple[str, ...]:
     places = np.array(np.unravel_index(group, tuple(mesh.values())))  # (axes, devices)
     varied = [axis for axis, row in zip(mesh, places, strict=True) if len(set(row)) > 1]
     return tuple(varied) or ("?",)
-
-
-def _integers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]

@@ -8,7 +8,7 @@ It is the step that `jaxmodels.engine` runs, with the same table of shardings. N
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -79,12 +79,11 @@ class Facts:
     @staticmethod
     def from_json(content: dict[str, Any]) -> "Facts":
         """The inverse of `to_json`."""
-        known = {name.name for name in fields(Facts)} - {"collectives"}
         collectives = [
-            Collective(**{k: tuple(v) if isinstance(v, list) else v for k, v in one.items()})
+            Collective(**one | {"axes": tuple(one["axes"]), "group": tuple(one["group"])})
             for one in content["collectives"]
         ]
-        return Facts(**{name: content[name] for name in known}, collectives=collectives)
+        return Facts(**content | {"collectives": collectives})
 
 
 class DoesNotFitError(ValueError):
