@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-xla lint format clean
+.PHONY: demo test test-slow test-xla test-pod-plan lint format clean
 
 .venv/.built: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxmodels needs Python 3.11 or newer; try make PYTHON=python3.12")'
@@ -27,11 +27,11 @@ demo: .venv/.built
 
 ## One thread of torch a worker: two that wait for each other's cores take twice the time.
 test: .venv/.built
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m 'not slow and not tpu and not xla' --durations=60
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m 'not slow and not tpu and not xla and not podplan' --durations=60
 
 ## What `make test` leaves out; real data is read from $$JAXMODELS_DATA.
 test-slow: .venv/.built
-	$(BIN)/pytest -m 'slow and not tpu and not xla'
+	$(BIN)/pytest -m 'slow and not tpu and not xla and not podplan'
 
 # torch-xla runs with one version of torch alone, of which PyPI has the CUDA build: 7 GB, two minutes.
 .venv-xla/.built: pyproject.toml constraints-xla.txt
@@ -43,6 +43,17 @@ test-slow: .venv/.built
 test-xla: .venv-xla/.built
 	PJRT_DEVICE=CPU .venv-xla/bin/pytest -m xla --durations=30 parity_tests/test_xla.py
 
+# libtpu in a folder of its own: in .venv every start of jax would look for a TPU, and complain.
+.libtpu/.built: pyproject.toml constraints.txt | .venv/.built
+	rm -rf .libtpu
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --constraint constraints.txt --target .libtpu \
+		"libtpu==$$($(BIN)/python -c 'from jaxmodels.pod_plan.topology import required_compiler; print(required_compiler())')"
+	touch $@
+
+## The pod plan, by the TPU's compiler: a download of 200 MB, then two minutes.
+test-pod-plan: .venv/.built .libtpu/.built
+	PYTHONPATH=.libtpu $(BIN)/pytest -m podplan --durations=10 parity_tests/test_pod_plan_compiled.py
+
 lint: .venv/.built
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,4 +64,4 @@ format: .venv/.built
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-xla runs build *.egg-info
+	rm -rf .venv .venv-xla .libtpu runs build *.egg-info

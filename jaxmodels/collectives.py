@@ -30,9 +30,7 @@ _HOST = re.compile(
     r'|custom_call_target="[^"]*(?:callback|MoveToHost|MoveToDevice)[^"]*"|S\(5\)'
 )
 
-_INSTRUCTION = re.compile(
-    rf"^\s*(?:ROOT )?%?([\w.-]+) = (.*?) ({'|'.join(KINDS)})(-start)?\((.*)$"
-)
+_INSTRUCTION = re.compile(rf"^\s*(?:ROOT )?%?([\w.-]+) = (.*?) ({'|'.join(KINDS)})(-start)?\((.*)$")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{\s*$")
 _ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
 _BITS = {"pred": 8, "token": 0}
@@ -82,8 +80,10 @@ def collectives(text: str, mesh: Mesh) -> list[Collective]:
             for dtype, shape in _ARRAY.findall(result)
         ]
         if start and kind in ("all-gather", "collective-permute"):  # (operands, results, ...)
-            arrays = arrays[len(arrays) // 2 :][:1] if len(arrays) < 4 else arrays[len(arrays) // 2 :]
-        groups = _groups(rest, prod(mesh.devices.shape))
+            arrays = (
+                arrays[len(arrays) // 2 :][:1] if len(arrays) < 4 else arrays[len(arrays) // 2 :]
+            )
+        groups = groups_of_devices(rest, prod(mesh.devices.shape))
         axes = _axes(groups, groups_of, kind)
         op_name = m[1] if (m := re.search(r'op_name="([^"]*)"', rest)) else ""
         size = max(map(len, groups))
@@ -118,7 +118,7 @@ def _groups_by_axes(mesh: Mesh) -> dict[frozenset[frozenset[int]], tuple[str, ..
     return found
 
 
-def _groups(rest: str, count: int) -> list[list[int]]:
+def groups_of_devices(rest: str, count: int) -> list[list[int]]:
     """The groups, or the pairs of source and target, of a collective's attributes."""
     if match := re.search(r"(?:replica_groups|source_target_pairs)=\{(\{.*?\})\}", rest):
         return [
@@ -130,6 +130,13 @@ def _groups(rest: str, count: int) -> list[list[int]]:
         if match[3]:
             ids = ids.transpose([int(n) for n in match[3].split(",")])
         return ids.reshape(shape).tolist()
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest):  # of a TPU
+        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", match[1])}
+        along = [n for n, name in enumerate(sizes) if f"'{name}'" in match[2]]
+        others = [n for n in range(len(sizes)) if n not in along]
+        ids = np.arange(prod(sizes.values())).reshape(tuple(sizes.values()))
+        size = prod(ids.shape[n] for n in along)
+        return ids.transpose(*others, *along).reshape(-1, size).tolist()
     return [list(range(count))]  # replica_groups={}: all of them
 
 

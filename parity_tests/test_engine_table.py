@@ -5,13 +5,12 @@ import json
 import pytest
 
 from jaxmodels.shared.experiments.engine_table import (
-    BEGIN,
-    END,
+    MARKS,
     Trained,
     engine_table,
-    place_table,
     train_apart,
 )
+from jaxmodels.shared.files import place_between
 from jaxmodels.shared.tasks import TASKS
 from parity_tests.tiny_runs import call, refused, with_settings
 
@@ -35,21 +34,21 @@ def test_table_has_a_line_a_task_and_a_column_an_engine():
 
 def test_table_takes_the_place_of_the_one_before(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter, É\n", encoding="utf-8")
+    page.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter, É\n", encoding="utf-8")
     for table in ("| first |\n", "| second |\n"):
-        place_table(page, table)
+        place_between(page, MARKS, table)
         text = page.read_text(encoding="utf-8")
-        assert text == f"before\n{BEGIN}\n{table}{END}\nafter, É\n"
-    for text in ("no marks", BEGIN, f"{END} {BEGIN}"):
+        assert text == f"before\n{MARKS[0]}\n{table}{MARKS[1]}\nafter, É\n"
+    for text in ("no marks", MARKS[0], f"{MARKS[1]} {MARKS[0]}"):
         page.write_text(text)
         with pytest.raises(ValueError, match=r"page.md has no place for the table; write <!-- eng"):
-            place_table(page, "| new |\n")
+            place_between(page, MARKS, "| new |\n")
         assert page.read_text() == text
 
 
 def test_runs_are_trained_apart_once_and_put_into_the_page(tmp_path):
     page, out = tmp_path / "page.md", tmp_path / "runs"
-    page.write_text(f"{BEGIN}\n{END}\n")
+    page.write_text(f"{MARKS[0]}\n{MARKS[1]}\n")
     command = ("benchmark", "houses-linear", "--engines", "torch,lightning", "--out", out)
     command += ("--set", "training.epochs=2", "--readme", page)
     code, printed, errors = call(*command)

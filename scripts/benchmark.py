@@ -31,12 +31,12 @@ from jaxmodels.shared.command_line import add_settings_flag, find_task, run_scri
 from jaxmodels.shared.data.batches import Batch
 from jaxmodels.shared.experiments.engine_table import (
     ENGINES,
+    MARKS,
     engine_table,
-    place_table,
     train_apart,
 )
 from jaxmodels.shared.families.registry import family_of
-from jaxmodels.shared.files import replaced, write_json
+from jaxmodels.shared.files import place_between, replaced, write_json
 from jaxmodels.shared.tasks import TASKS, Task
 from parity_tests.pairs import stored_channels_first
 from parity_tests.report import environment
@@ -133,7 +133,7 @@ def compare_engines(
     with replaced(out / "engines.md") as temporary:
         temporary.write_text(table, encoding="utf-8")
     if readme:
-        place_table(readme, table)
+        place_between(readme, MARKS, table)
     print(f"written: {out / 'engines.md'}" + (f", {readme}" if readme else ""))
 
 

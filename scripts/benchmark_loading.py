@@ -23,20 +23,13 @@ import jaxmodels
 from jaxmodels.models import create
 from jaxmodels.sharding import make_mesh
 from jaxmodels.shared.command_line import run_script
-from jaxmodels.shared.configs import GPT2Config
+from jaxmodels.shared.configs import GPT2_SIZES
 from jaxmodels.shared.hub.folder import save_checkpoint
 from jaxmodels.shared.memory import peak_memory_bytes
 from jaxmodels.shared.weights import WeightRules
 from jaxmodels.state import read_shapes
 
-XL = GPT2Config(
-    vocabulary_size=50257,
-    context_length=1024,
-    hidden_dim=1600,
-    num_layers=48,
-    num_heads=25,
-    mlp_dim=6400,
-)
+XL = GPT2_SIZES["gpt2-xl"]
 DEVICES = 8
 
 

@@ -63,3 +63,19 @@ def read_json(path: Path) -> object:
         ) from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
+
+
+def place_between(page: Path, marks: tuple[str, str], text: str) -> None:
+    """Puts the text in the place of what is between the two marks of a page.
+
+    Raises:
+        ValueError: the page has no such marks, one after the other.
+    """
+    before, begin, rest = page.read_text(encoding="utf-8").partition(marks[0])
+    _, end, after = rest.partition(marks[1])
+    if not (begin and end):
+        raise ValueError(
+            f"{page} has no place for the table; write {marks[0]} and {marks[1]} into it"
+        )
+    with replaced(page) as temporary:
+        temporary.write_text(f"{before}{begin}\n{text}{end}{after}", encoding="utf-8")

@@ -25,6 +25,7 @@ from jaxmodels.shared.configs.recurrent import (
 )
 from jaxmodels.shared.configs.tabular import MLPConfig
 from jaxmodels.shared.configs.transformers import (
+    GPT2_SIZES,
     BERTConfig,
     GPT2Config,
     TimeSeriesTransformerConfig,
@@ -32,6 +33,7 @@ from jaxmodels.shared.configs.transformers import (
 
 __all__ = [
     "CONFIGS",
+    "GPT2_SIZES",
     "INITIALIZERS",
     "Activation",
     "BERTConfig",

@@ -47,6 +47,25 @@ class GPT2Config:
         require_transformer(self)
 
 
+# The published sizes, by the Hub's names.
+GPT2_SIZES: dict[str, GPT2Config] = {
+    name: GPT2Config(
+        vocabulary_size=50_257,
+        context_length=1024,
+        hidden_dim=width,
+        num_layers=layers,
+        num_heads=heads,
+        mlp_dim=4 * width,
+    )
+    for name, width, layers, heads in (
+        ("gpt2", 768, 12, 12),
+        ("gpt2-medium", 1024, 24, 16),
+        ("gpt2-large", 1280, 36, 20),
+        ("gpt2-xl", 1600, 48, 25),
+    )
+}
+
+
 @dataclass(frozen=True)
 class BERTConfig:
     """An encoder of post-norm blocks and the heads on it.

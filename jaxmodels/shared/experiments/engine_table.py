@@ -1,7 +1,7 @@
 """Every task on every engine: what each reached, its time for a step, its memory, in one table.
 
 >>> rows = [train_apart(task, engine, "sample", Path("runs/engines")) for engine in ENGINES]
->>> place_table(Path("README.md"), engine_table(rows))
+>>> place_between(Path("README.md"), MARKS, engine_table(rows))
 """
 
 import subprocess
@@ -14,13 +14,13 @@ from typing import Any, get_args
 from jaxmodels.shared import run as runs
 from jaxmodels.shared.command_line import EngineName, as_flags
 from jaxmodels.shared.families.registry import family_of
-from jaxmodels.shared.files import read_json, replaced
+from jaxmodels.shared.files import read_json
 from jaxmodels.shared.run import Run
 from jaxmodels.shared.tasks import Task
 
 ENGINES: tuple[str, ...] = get_args(EngineName)
 SCRIPT = Path(__file__).parents[3] / "scripts" / "train.py"
-BEGIN, END = "<!-- engines: made by scripts/benchmark.py -->", "<!-- /engines -->"
+MARKS = "<!-- engines: made by scripts/benchmark.py -->", "<!-- /engines -->"
 
 
 @dataclass(frozen=True)
@@ -100,21 +100,6 @@ def engine_table(rows: Sequence[Trained]) -> str:
             ]
         )
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def place_table(page: Path, table: str) -> None:
-    """Puts the table in the place of the one between the marks of a Markdown page.
-
-    Raises:
-        ValueError: the page has no such marks, one after the other.
-    """
-    text = page.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{page} has no place for the table; write {BEGIN} and {END} into it")
-    with replaced(page) as temporary:
-        temporary.write_text(f"{before}{BEGIN}\n{table}{END}{after}", encoding="utf-8")
 
 
 def _cell(row: Trained) -> str:
