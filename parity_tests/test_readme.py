@@ -37,7 +37,7 @@ def test_gelu_for_tanh_diverges_first_where_the_readme_says():
 
 @pytest.mark.parametrize("pattern", [r"`--([\w.-]+)", r" --([\w.-]+)"])
 def test_every_flag_the_readme_names_exists(pattern):
-    known = "".join(path.read_text() for path in (README.parent / "scripts").glob("*.py"))
+    known = "".join(path.read_text() for path in (README.parent / "scripts").glob("*.*"))
     known += "".join(path.read_text() for path in (README.parent / "jaxmodels").rglob("*.py"))
     for flag in set(re.findall(pattern, README.read_text())):
         last = flag.split(".")[-1].replace("-", "_")
