@@ -1,6 +1,9 @@
 """What helps a long run: batches sent ahead, programs kept, FLOPs counted, steps profiled."""
 
+import itertools
 import json
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 
 from jaxmodels import throughput
 from jaxmodels.engine import FlaxEngine
+from jaxmodels.feeding import sent_ahead
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.loop import speeds
 from jaxmodels.shared.profiling import parse_steps
@@ -36,11 +40,34 @@ def test_batches_are_on_the_device_before_they_are_asked_for(tmp_path: Path) -> 
         for step in range(3):
             batch = next(fed)
             assert batch is given[step]
-            assert len(given) == step + 3  # this one, and two ahead
+            until = time.monotonic() + 10
+            while len(given) < step + 3:  # this one, and two that wait
+                assert time.monotonic() < until
+                time.sleep(0.01)
             sent = engine.fed[1]
             assert sorted(sent) == ["image", "label"]
             assert all(isinstance(value, jax.Array) for value in sent.values())
             np.testing.assert_array_equal(sent["image"], batch["image"])
+        time.sleep(0.05)
+        assert len(given) <= 3 + 3  # no more: the third is due, two wait, one is being made
+
+
+def test_a_broken_batch_is_told_where_it_is_due() -> None:
+    def batches() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise ValueError("row 3 is torn")
+
+    with sent_ahead(batches(), lambda batch: -batch) as pairs:
+        assert [next(pairs), next(pairs)] == [(1, -1), (2, -2)]
+        with pytest.raises(ValueError, match="row 3 is torn"):
+            next(pairs)
+    with sent_ahead(iter(range(3)), str) as pairs:
+        assert list(pairs) == [(0, "0"), (1, "1"), (2, "2")]
+    threads = threading.active_count()
+    with sent_ahead(itertools.count(), str) as pairs:
+        assert next(pairs) == (0, "0")
+    assert threading.active_count() == threads
 
 
 def test_flops_are_those_counted_by_hand() -> None:
