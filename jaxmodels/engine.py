@@ -105,9 +105,13 @@ class FlaxEngine:
         return metrics | {"flops": self.flops_of[shapes]}
 
     @property
+    def devices(self) -> int:
+        return 1 if self.mesh is None else self.mesh.size
+
+    @property
     def peak_flops(self) -> float | None:
-        peak, devices = peak_flops(), 1 if self.mesh is None else self.mesh.size
-        return peak and peak * devices
+        peak = peak_flops()
+        return peak and peak * self.devices
 
     @contextmanager
     def traced(self, folder: Path) -> Iterator[None]:

@@ -19,6 +19,7 @@ from jaxmodels.feeding import sent_ahead
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.loop import speeds
 from jaxmodels.shared.profiling import parse_steps
+from jaxmodels.shared.progress import Progress
 from jaxmodels.shared.training import choose_trainer
 from parity_tests.fresh_processes import run
 from parity_tests.tiny_runs import DATA, TASK, compile_once, train_tiny, with_settings
@@ -93,6 +94,20 @@ def test_speeds_are_told_where_flops_are_counted(tmp_path: Path) -> None:
     assert speeds(6, 2.0, None) == {"teraflops_per_second": 3e-12}
     assert speeds(6, 2.0, 30.0) == {"teraflops_per_second": 3e-12, "mfu": 0.1}
     assert speeds(0, 2.0, 30.0) == {}
+
+
+def test_the_epochs_line_has_the_speed_of_each_device(capsys: pytest.CaptureFixture) -> None:
+    row = {"epoch": 1, "train_loss": 0.5, "train_accuracy": 0.5, "validation_loss": None}
+    row |= {"images_per_second": 800.0, "teraflops_per_second": 0.0123}
+    bar = Progress(3, 5, 16, unit="images", metric="accuracy")
+    bar.end_epoch(row)
+    assert "800 images/s  12.3 GFLOP/s\n" in capsys.readouterr().out
+    row |= {"images_per_device_per_second": 100.0, "teraflops_per_second": 1.23, "mfu": 0.51}
+    bar.end_epoch(row | {"train_skipped_steps": 2})
+    line = capsys.readouterr().out
+    assert "2 steps skipped" in line
+    assert "800 images/s" in line
+    assert ", 100 a device  1.23 TFLOP/s  MFU 51%\n" in line
 
 
 @pytest.mark.parametrize(
