@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 
-_LEAST_SECONDS = 0.2  # what compiles sooner is compiled anew
+_LEAST_SECONDS = 0.0  # a model's making is a hundred short programs
 
 
 def keep_programs() -> None:

@@ -5,9 +5,8 @@
 """
 
 import copy
-from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from jax.sharding import Mesh
 
 from jaxmodels import state
 from jaxmodels.checkpoint import Checkpoints
+from jaxmodels.feeding import sent_ahead
 from jaxmodels.frozen import freeze_found
 from jaxmodels.guards import initial_guard, make_guard
 from jaxmodels.lora import add_lora, merge, save_adapter
@@ -45,8 +45,6 @@ from jaxmodels.shared.weights import to_flax_layout, to_torch_layout
 from jaxmodels.state import read_shapes
 from jaxmodels.throughput import flops, peak_flops
 from jaxmodels.train import Carry, State, init_state, make_predict, make_train_step, parameters
-
-_AHEAD = 2  # batches on the device before they are asked for
 
 
 class FlaxEngine:
@@ -88,17 +86,16 @@ class FlaxEngine:
     def share(self) -> tuple[Host, int]:
         return (0, 1) if self.mesh is None else own_row_parts(self.mesh)
 
-    def feed(self, batches: Iterator[Any]) -> AbstractContextManager[Iterator[Any]]:
+    @contextmanager
+    def feed(self, batches: Iterator[Any]) -> Iterator[Iterator[Any]]:
         """Sends batches to the device while earlier ones train; `train_step` finds them there."""
-        return nullcontext(self._sent_ahead(batches))
+        with sent_ahead(batches, self._sent) as pairs:
 
-    def _sent_ahead(self, batches: Iterator[Any]) -> Iterator[Any]:
-        waiting: deque[tuple[Any, Any]] = deque()
-        for batch in batches:
-            waiting.append((batch, self._sent(batch)))
-            if len(waiting) > _AHEAD:
-                self.fed = waiting.popleft()
-                yield self.fed[0]
+            def fed() -> Iterator[Any]:
+                for self.fed in pairs:
+                    yield self.fed[0]
+
+            yield fed()
 
     def _sent(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         names = (*self.objective.inputs, self.objective.target, "reset")
@@ -115,9 +112,13 @@ class FlaxEngine:
         return metrics | {"flops": self.flops_of[shapes]}
 
     @property
+    def devices(self) -> int:
+        return 1 if self.mesh is None else self.mesh.size
+
+    @property
     def peak_flops(self) -> float | None:
-        peak, devices = peak_flops(), 1 if self.mesh is None else self.mesh.size
-        return peak and peak * devices
+        peak = peak_flops()
+        return peak and peak * self.devices
 
     @contextmanager
     def traced(self, folder: Path) -> Iterator[None]:

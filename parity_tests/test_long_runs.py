@@ -1,6 +1,9 @@
 """What helps a long run: batches sent ahead, programs kept, FLOPs counted, steps profiled."""
 
+import itertools
 import json
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +15,11 @@ import pytest
 
 from jaxmodels import throughput
 from jaxmodels.engine import FlaxEngine
+from jaxmodels.feeding import sent_ahead
 from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.loop import speeds
 from jaxmodels.shared.profiling import parse_steps
+from jaxmodels.shared.progress import Progress
 from jaxmodels.shared.training import choose_trainer
 from parity_tests.fresh_processes import run
 from parity_tests.tiny_runs import DATA, TASK, compile_once, train_tiny, with_settings
@@ -36,11 +41,34 @@ def test_batches_are_on_the_device_before_they_are_asked_for(tmp_path: Path) -> 
         for step in range(3):
             batch = next(fed)
             assert batch is given[step]
-            assert len(given) == step + 3  # this one, and two ahead
+            until = time.monotonic() + 10
+            while len(given) < step + 3:  # this one, and two that wait
+                assert time.monotonic() < until
+                time.sleep(0.01)
             sent = engine.fed[1]
             assert sorted(sent) == ["image", "label"]
             assert all(isinstance(value, jax.Array) for value in sent.values())
             np.testing.assert_array_equal(sent["image"], batch["image"])
+        time.sleep(0.05)
+        assert len(given) <= 3 + 3  # no more: the third is due, two wait, one is being made
+
+
+def test_a_broken_batch_is_told_where_it_is_due() -> None:
+    def batches() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise ValueError("row 3 is torn")
+
+    with sent_ahead(batches(), lambda batch: -batch) as pairs:
+        assert [next(pairs), next(pairs)] == [(1, -1), (2, -2)]
+        with pytest.raises(ValueError, match="row 3 is torn"):
+            next(pairs)
+    with sent_ahead(iter(range(3)), str) as pairs:
+        assert list(pairs) == [(0, "0"), (1, "1"), (2, "2")]
+    threads = threading.active_count()
+    with sent_ahead(itertools.count(), str) as pairs:
+        assert next(pairs) == (0, "0")
+    assert threading.active_count() == threads
 
 
 def test_flops_are_those_counted_by_hand() -> None:
@@ -66,6 +94,20 @@ def test_speeds_are_told_where_flops_are_counted(tmp_path: Path) -> None:
     assert speeds(6, 2.0, None) == {"teraflops_per_second": 3e-12}
     assert speeds(6, 2.0, 30.0) == {"teraflops_per_second": 3e-12, "mfu": 0.1}
     assert speeds(0, 2.0, 30.0) == {}
+
+
+def test_the_epochs_line_has_the_speed_of_each_device(capsys: pytest.CaptureFixture) -> None:
+    row = {"epoch": 1, "train_loss": 0.5, "train_accuracy": 0.5, "validation_loss": None}
+    row |= {"images_per_second": 800.0, "teraflops_per_second": 0.0123}
+    bar = Progress(3, 5, 16, unit="images", metric="accuracy")
+    bar.end_epoch(row)
+    assert "800 images/s  12.3 GFLOP/s\n" in capsys.readouterr().out
+    row |= {"images_per_device_per_second": 100.0, "teraflops_per_second": 1.23, "mfu": 0.51}
+    bar.end_epoch(row | {"train_skipped_steps": 2})
+    line = capsys.readouterr().out
+    assert "2 steps skipped" in line
+    assert "800 images/s" in line
+    assert ", 100 a device  1.23 TFLOP/s  MFU 51%\n" in line
 
 
 @pytest.mark.parametrize(

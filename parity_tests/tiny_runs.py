@@ -148,7 +148,7 @@ def compile_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def _tells_time(name: str) -> bool:
-    return name in ("seconds", "data_wait_fraction") or name.endswith("_per_second")
+    return name in ("seconds", "data_wait_fraction", "mfu") or name.endswith("_per_second")
 
 
 def history(folder: Path) -> list[dict[str, Any]]:

@@ -66,6 +66,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def devices(self) -> int:
+        """How many devices share a step, of all hosts."""
+        ...
+
+    @property
     def peak_flops(self) -> float | None:
         """FLOP/s that its devices could do, as published; None where nobody says."""
         ...
@@ -308,6 +313,9 @@ def train_epoch(
     count, rate = end - position["step"], rate_of(task, end - 1, steps)
     row = epoch_row(task, sums, steps, rate, count, seconds, bar.units_per_step)
     reached = {"step": end, "epoch": position["epoch"], "sums": vars(sums)}
+    if engine.devices > 1:
+        unit = family_of(task).UNIT
+        row[f"{unit}_per_device_per_second"] = row[f"{unit}_per_second"] / engine.devices
     row |= {"data_wait_fraction": waited / seconds} | speeds(flops, seconds, engine.peak_flops)
     return row, reached
 

@@ -76,12 +76,15 @@ class Progress:
                 metric = format_metric(self.metric, row[f"{part}_{self.metric}"])
                 text += f"{name} {row[f'{part}_loss']:.4f} {metric}  "
         speed = f"{row[f'{self.unit}_per_second']:,.0f} {self.unit}/s"
-        if row.get("train_skipped_steps"):
-            speed += f"  {row['train_skipped_steps']} steps skipped"
+        if (each := f"{self.unit}_per_device_per_second") in row:
+            speed += f", {row[each]:,.0f} a device"
         if "teraflops_per_second" in row:
-            speed += f"  {row['teraflops_per_second']:.3g} TFLOP/s"
+            tera = row["teraflops_per_second"]
+            speed += f"  {tera:.3g} TFLOP/s" if tera >= 1 else f"  {tera * 1000:.3g} GFLOP/s"
         if "mfu" in row:
             speed += f"  MFU {row['mfu']:.0%}"
+        if row.get("train_skipped_steps"):
+            text += f"{row['train_skipped_steps']} steps skipped  "
         self.bar.console.print(text + speed, soft_wrap=True)
 
 

@@ -82,6 +82,11 @@ class TorchEngine:
         return metrics
 
     @property
+    def devices(self) -> int:
+        """One: what several do together is not told for each."""
+        return 1
+
+    @property
     def peak_flops(self) -> float | None:
         """Nobody says: its steps do not count their FLOPs."""
 
