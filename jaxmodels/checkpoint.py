@@ -49,9 +49,9 @@ class Checkpoints:
             OSError: it could not be written, or the one that was begun before; all that were
                 finished are kept.
         """
-        manager = self._manager(name)
-        if jax.process_count() > 1:  # orbax's barriers have one name in all managers
+        if jax.process_count() > 1:  # the barriers of all of orbax's managers have the same names
             self.finish()
+        manager = self._manager(name)
         with self._writing(name):
             manager.wait_until_finished()
             if position["step"] in manager.all_steps():

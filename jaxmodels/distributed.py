@@ -96,6 +96,8 @@ def connect(company: Company, host: str, port: int) -> None:
     process, limits = company.process, company.limits
     # It would take SIGTERM for itself, and the process would go on.
     jax.config.update("jax_enable_preemption_service", False)
+    # Of several programs in flight, a process's CPU devices may each wait for another.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     jax.distributed.initialize(
         f"{host}:{port}" if process.is_main else f"127.0.0.1:{relay(host, port)}",
         process.count,

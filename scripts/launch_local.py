@@ -64,6 +64,8 @@ def environments_of(count: int, devices: int) -> list[dict[str, str]]:
             "JAX_PLATFORMS": "cpu",
             "JAX_NUM_CPU_DEVICES": str(devices),
             "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
+            # XLA's threads: a device that waits for the others holds one, and must leave some.
+            "NPROC": str(max(os.cpu_count() or 1, 4 * devices)),
             "PYTHONUNBUFFERED": "1",
         }
         for index in range(count)
