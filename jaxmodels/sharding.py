@@ -222,10 +222,13 @@ def _gathering(cut: NamedSharding) -> Callable[[nnx.Variable, jax.Array], jax.Ar
     def gather(value: jax.Array) -> jax.Array:
         return jax.lax.with_sharding_constraint(value, whole)
 
-    gather.defvjp(
-        lambda value: (gather(value), None),
-        lambda _, gradient: (jax.lax.with_sharding_constraint(gradient, cut),),
-    )
+    def scatter(_: None, gradient: jax.Array) -> tuple[jax.Array]:
+        # Summed whole and then cut, which is a reduce-scatter; cut alone would reach back to what
+        # is summed, and move that.
+        gradient = jax.lax.with_sharding_constraint(gradient, whole)
+        return (jax.lax.with_sharding_constraint(gradient, cut),)
+
+    gather.defvjp(lambda value: (gather(value), None), scatter)
     return lambda variable, value: gather(value)
 
 
