@@ -80,10 +80,9 @@ def collectives(text: str, mesh: Mesh) -> list[Collective]:
             (dtype, tuple(int(size) for size in shape.split(",") if size))
             for dtype, shape in _ARRAY.findall(result)
         ]
-        if start and kind in ("all-gather", "collective-permute"):  # (operands, results, ...)
-            arrays = (
-                arrays[len(arrays) // 2 :][:1] if len(arrays) < 4 else arrays[len(arrays) // 2 :]
-            )
+        if start and kind in ("all-gather", "collective-permute"):  # operands, results, contexts
+            arrays = [array for array in arrays if array[0] not in ("u32", "s32") or array[1]]
+            arrays = arrays[len(arrays) // 2 :]
         groups = _groups(rest, prod(mesh.devices.shape))
         axes = _axes(groups, groups_of, kind)
         op_name = m[1] if (m := re.search(r'op_name="([^"]*)"', rest)) else ""

@@ -199,9 +199,9 @@ def to_host(value: jax.Array) -> np.ndarray:
 
 
 def gather_where_read(model: nnx.Module, mesh: Mesh | None) -> nnx.Module:
-    """Within a program: the model, each of whose parameters is gathered along fsdp where it is read.
+    """Within a program: the model, whose parameters are gathered along fsdp where they are read.
 
-    Its gradient is scattered there. Left to itself, the compiler may rather cut the activations by
+    A gradient is scattered there. Left to itself, the compiler may rather cut the activations by
     their features, as if fsdp were tensor, and send these.
     """
     if mesh is None or mesh.shape.get("fsdp", 1) == 1:

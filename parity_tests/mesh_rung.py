@@ -89,7 +89,7 @@ def simulate_devices() -> None:
     Raises:
         ValueError: it sees fewer by now.
     """
-    if jax.config.jax_num_cpu_devices < DEVICES:
+    if jax.config.read("jax_num_cpu_devices") < DEVICES:
         try:
             jax.config.update("jax_num_cpu_devices", DEVICES)
         except RuntimeError as error:
@@ -119,8 +119,10 @@ def mesh_rung(
     """
     small = small_task(task)
     meshes = list(meshes_of(small) if meshes is None else meshes)
-    alone = {dtype: observe(small, None, dtype, draws) for dtype in {*dtypes, "float64"}}
-    truths = alone["float64"]
+    truths = observe(small, None, "float64", draws)
+    alone = {"float64": truths}
+    if "float32" in dtypes:
+        alone["float32"] = observe(small, None, "float32", draws)
     norms = [module_norms(truth) for truth in truths]
     leaves: dict[tuple[Dtype, bool], list[LeafError]] = {}
     for sizes in meshes:
@@ -161,9 +163,8 @@ def random_batch(task: Task) -> Arrays:
     """A batch as the task's family has it. Of labels, those of the first rows do not count."""
     batch = make_pair(task.name, task.model, Recipe(), batch_size=BATCH).batch
     if np.issubdtype(batch["label"].dtype, np.integer):
-        batch["label"] = np.where(np.arange(BATCH) < 3, IGNORED, batch["label"].T).T.astype(
-            np.int32
-        )
+        batch["label"] = batch["label"].copy()  # which may be a view of the tokens
+        batch["label"][:3] = IGNORED
     if isinstance(task.model, GPT2Config | CharRNNConfig):
         batch["targets"] = batch.pop("label")
         batch["reset"] = np.arange(BATCH) % 3 == 0
@@ -223,7 +224,8 @@ def _hot(path: Any, leaf: jax.Array, hot: Arrays, dtype: Dtype, mesh: Any) -> ja
     value = np.array(leaf)
     if path[0].key in ("params", "stats"):
         value = hot[path[-1].key]
-    return place(_cast(value, dtype), mesh and leaf.sharding)
+    sharding: Any = leaf.sharding
+    return place(_cast(value, dtype), mesh and sharding)
 
 
 def _cast(value: np.ndarray, dtype: Dtype) -> np.ndarray:

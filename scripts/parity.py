@@ -1,9 +1,10 @@
 """Climbs the parity ladder: python scripts/parity.py all --out runs/parity
 
 Writes report.html and report.json; exits 1 if anything fails. The rungs weights, forward, gradient
-and step need no data, nor do mesh, on eight simulated devices, and text, of models of text; curve, metric, resume and
-engines train on --source. `--set` changes the recipe of every task that is named, as train.py's
-flags do, and what the rungs spend: --set data.max-length=64 --set parity.metric-epochs=2
+and step need no data, nor do mesh, which takes eight simulated devices, and text, which is climbed
+by models of text; curve, metric, resume and engines train on --source. `--set` changes the recipe
+of every task that is named, as train.py's flags do, and what the rungs spend: --set
+data.max-length=64 --set parity.metric-epochs=2
 """
 
 import argparse
