@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxmodels.pod_plan import table
 from jaxmodels.pod_plan import topology as topologies
 from jaxmodels.pod_plan.chips import CHIPS
 from jaxmodels.pod_plan.collectives import Collective, find_collectives
@@ -26,6 +27,7 @@ from jaxmodels.pod_plan.roofline import collective_seconds, estimate
 from jaxmodels.pod_plan.settings import with_size
 from jaxmodels.pod_plan.topology import Topology, check_compiler, parse_topology
 from jaxmodels.shared.configs import GPT2_SIZES
+from jaxmodels.shared.files import write_json
 from jaxmodels.shared.tasks import TASKS
 
 # A loop of 3 turns that gathers 1 KiB, reduces it, and cuts 16 numbers from 4096 in place.
@@ -204,6 +206,20 @@ def test_a_plan_is_told_in_words_markdown_and_json():
         assert expected in text
     assert "| all-reduce | data | 2 | 2.00 MB |" in as_markdown(tables)
     assert Facts.from_json(one.to_json()) == one
+
+
+@pytest.mark.usefixtures("coordinates")
+def test_a_table_says_why_a_cell_has_no_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "find_topology", lambda name: slice_of(name)[0])
+    write_json(table.cell_path(tmp_path, "lms", "v5e-16"), facts().to_json())
+    write_json(table.cell_path(tmp_path, "lms", "v5e-256"), {"error": "does not fit"})
+    line = next(row for row in table.markdown(tmp_path).splitlines() if "`lms`" in row)
+    cells = line.strip("| ").split(" | ")
+    assert cells[2:5] == [
+        "not compiled yet",
+        "80.0 k/s, 2 ms, arithmetic, MFU 50.0%, 6.0% of HBM",
+        "does not fit",
+    ]
 
 
 def test_numbers_are_told_in_units_that_suit():

@@ -138,6 +138,7 @@ def test_what_does_not_fit_is_said_with_exit_code_1():
         (("--topology", "v9:4x4"), "v5e, v5p, v6e"),
         (("--topology", "v5e:4x4", "--mesh", "data=5"), "as in data="),
         (("--topology", "v5e:16x16", "--mesh", "data=256"), "--batch-size 256"),
+        (("--topology", "v5e:2x2", "--xla", "fast"), "expected NAME=VALUE"),
     ],
 )
 def test_what_cannot_be_is_one_line(arguments, told):

@@ -83,7 +83,8 @@ class Facts:
             Collective(**one | {"axes": tuple(one["axes"]), "group": tuple(one["group"])})
             for one in content["collectives"]
         ]
-        return Facts(**content | {"collectives": collectives})
+        values: dict[str, Any] = content | {"collectives": collectives}
+        return Facts(**values)
 
 
 class DoesNotFitError(ValueError):
