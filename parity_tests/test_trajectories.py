@@ -51,9 +51,9 @@ class WrongRate(FlaxEngine):
 class ForgetsMomentum(FlaxEngine):
     """A resume that restores the weights and not the optimizer."""
 
-    def restore(self, name):
+    def restore(self, name, step=None):
         fresh = self.state["optimizer"]
-        position = super().restore(name)
+        position = super().restore(name, step)
         self.state["optimizer"] = fresh
         return position
 
@@ -64,8 +64,8 @@ class TorchWrongRate(TorchEngine):
 
 
 class TorchForgetsMomentum(TorchEngine):
-    def restore(self, name):
-        position = super().restore(name)
+    def restore(self, name, step=None):
+        position = super().restore(name, step)
         self.optimizer.state.clear()
         return position
 
@@ -73,10 +73,10 @@ class TorchForgetsMomentum(TorchEngine):
 class ForgetsStep(FlaxEngine):
     """A resume whose dropout starts over."""
 
-    def restore(self, name):
-        step = self.state["step"] + 0
-        position = super().restore(name)
-        self.state["step"] = step
+    def restore(self, name, step=None):
+        reached = self.state["step"] + 0
+        position = super().restore(name, step)
+        self.state["step"] = reached
         return position
 
 
