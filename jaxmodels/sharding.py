@@ -165,7 +165,8 @@ def own_row_parts(mesh: Mesh) -> tuple[tuple[int, ...], int]:
     """
     count = row_parts(mesh.shape)
     places = NamedSharding(mesh, PartitionSpec(tuple(a for a in ROW_AXES if a in mesh.shape)))
-    rows = [index[0] for index in places.addressable_devices_indices_map((count,)).values() if index]
+    indices = places.addressable_devices_indices_map((count,)).values()
+    rows = [index[0] for index in indices if index]
     return tuple(sorted({part for own in rows for part in range(count)[own]})), count
 
 
