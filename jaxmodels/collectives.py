@@ -33,6 +33,7 @@ _HOST = re.compile(
 _INSTRUCTION = re.compile(rf"^\s*(?:ROOT )?%?([\w.-]+) = (.*?) ({'|'.join(KINDS)})(-start)?\((.*)$")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{\s*$")
 _ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
+_IOTA = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
 _BITS = {"pred": 8, "token": 0}
 
 
@@ -79,10 +80,9 @@ def collectives(text: str, mesh: Mesh) -> list[Collective]:
             (dtype, tuple(int(size) for size in shape.split(",") if size))
             for dtype, shape in _ARRAY.findall(result)
         ]
-        if start and kind in ("all-gather", "collective-permute"):  # (operands, results, ...)
-            arrays = (
-                arrays[len(arrays) // 2 :][:1] if len(arrays) < 4 else arrays[len(arrays) // 2 :]
-            )
+        if start and kind in ("all-gather", "collective-permute"):  # operands, results, contexts
+            arrays = [array for array in arrays if array[0] not in ("u32", "s32") or array[1]]
+            arrays = arrays[len(arrays) // 2 :]
         groups = groups_of_devices(rest, prod(mesh.devices.shape))
         axes = _axes(groups, groups_of, kind)
         op_name = m[1] if (m := re.search(r'op_name="([^"]*)"', rest)) else ""
@@ -124,20 +124,32 @@ def groups_of_devices(rest: str, count: int) -> list[list[int]]:
         return [
             [int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", match[1])
         ]
-    if match := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):
-        shape, dimensions = ([int(n) for n in match[k].split(",")] for k in (1, 2))
-        ids = np.arange(prod(dimensions)).reshape(dimensions)
-        if match[3]:
-            ids = ids.transpose([int(n) for n in match[3].split(",")])
-        return ids.reshape(shape).tolist()
-    if match := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest):  # of a TPU
-        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", match[1])}
-        along = [n for n, name in enumerate(sizes) if f"'{name}'" in match[2]]
-        others = [n for n in range(len(sizes)) if n not in along]
-        ids = np.arange(prod(sizes.values())).reshape(tuple(sizes.values()))
-        size = prod(ids.shape[n] for n in along)
-        return ids.transpose(*others, *along).reshape(-1, size).tolist()
-    return [list(range(count))]  # replica_groups={}: all of them
+    if match := re.search(rf"replica_groups=\[([\d,]+)\]<={_IOTA}", rest):
+        return _iota(match[2], match[3]).reshape(_numbers(match[1])).tolist()
+    if match := re.search(
+        rf"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\({_IOTA}\))? \{{([^}}]*)\}}", rest
+    ):
+        axes = dict(part.split("=") for part in match[1].split(","))  # of a mesh of XLA's own
+        sizes, names = [int(size) for size in axes.values()], list(axes)
+        ids = _iota(match[2], match[3]) if match[2] else np.arange(prod(sizes))
+        along = [names.index(name) for name in match[4].split(",")]
+        others = [n for n in range(len(names)) if n not in along]
+        size = prod(sizes[n] for n in along)
+        return ids.reshape(sizes).transpose(*others, *along).reshape(-1, size).tolist()
+    if "replica_groups={}" in rest:
+        return [list(range(count))]
+    raise ValueError(f"a collective's groups cannot be read: {rest[:300]}")
+
+
+def _iota(dimensions: str, permutation: str | None) -> np.ndarray:
+    """0, 1, ... in an array of these dimensions, transposed."""
+    sizes = _numbers(dimensions)
+    ids = np.arange(prod(sizes)).reshape(sizes)
+    return ids.transpose(_numbers(permutation)) if permutation else ids
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 def _axes(

@@ -199,9 +199,9 @@ def to_host(value: jax.Array) -> np.ndarray:
 
 
 def gather_where_read(model: nnx.Module, mesh: Mesh | None) -> nnx.Module:
-    """Within a program: the model, each of whose parameters is gathered along fsdp where it is read.
+    """Within a program: the model, whose parameters are gathered along fsdp where they are read.
 
-    Its gradient is scattered there. Left to itself, the compiler may rather cut the activations by
+    A gradient is scattered there. Left to itself, the compiler may rather cut the activations by
     their features, as if fsdp were tensor, and send these.
     """
     if mesh is None or mesh.shape.get("fsdp", 1) == 1:
@@ -222,10 +222,13 @@ def _gathering(cut: NamedSharding) -> Callable[[nnx.Variable, jax.Array], jax.Ar
     def gather(value: jax.Array) -> jax.Array:
         return jax.lax.with_sharding_constraint(value, whole)
 
-    gather.defvjp(
-        lambda value: (gather(value), None),
-        lambda _, gradient: (jax.lax.with_sharding_constraint(gradient, cut),),
-    )
+    def scatter(_: None, gradient: jax.Array) -> tuple[jax.Array]:
+        # Summed whole and then cut, which is a reduce-scatter; cut alone would reach back to what
+        # is summed, and move that.
+        gradient = jax.lax.with_sharding_constraint(gradient, whole)
+        return (jax.lax.with_sharding_constraint(gradient, cut),)
+
+    gather.defvjp(lambda value: (gather(value), None), scatter)
     return lambda variable, value: gather(value)
 
 

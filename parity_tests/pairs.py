@@ -5,7 +5,7 @@ named float64 arrays in Flax's layout, so that any two (Flax against torch, floa
 are compared name by name.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -96,6 +96,11 @@ class Pair:
 
 
 def hot_leaves(pair: Pair, seed: int) -> Arrays:
+    """Weights of a pair's model at which differences show."""
+    return hot_values(pair.shapes(), seed)
+
+
+def hot_values(shapes: Mapping[str, tuple[int, ...]], seed: int) -> Arrays:
     """Random weights at which differences show, all exactly representable in float32.
 
     At the usual small weights a wrong GELU or epsilon hides below 1e-5. Kernels keep the signal's
@@ -103,7 +108,7 @@ def hot_leaves(pair: Pair, seed: int) -> Arrays:
     """
     rng = np.random.default_rng(seed)
     leaves = {}
-    for name, shape in pair.shapes().items():
+    for name, shape in shapes.items():
         normal = rng.normal(size=shape)
         leaf = name.rpartition(".")[2]
         if leaf in ("kernel", "lora_a", "lora_b"):

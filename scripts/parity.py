@@ -1,9 +1,10 @@
 """Climbs the parity ladder: python scripts/parity.py all --out runs/parity
 
 Writes report.html and report.json; exits 1 if anything fails. The rungs weights, forward, gradient
-and step need no data, nor does text, which is climbed by models of text; curve, metric, resume and
-engines train on --source. `--set` changes the recipe of every task that is named, as train.py's
-flags do, and what the rungs spend: --set data.max-length=64 --set parity.metric-epochs=2
+and step need no data, nor do mesh, which takes eight simulated devices, and text, which is climbed
+by models of text; curve, metric, resume and engines train on --source. `--set` changes the recipe
+of every task that is named, as train.py's flags do, and what the rungs spend: --set
+data.max-length=64 --set parity.metric-epochs=2
 """
 
 import argparse
@@ -20,6 +21,7 @@ from jaxmodels.shared.families.registry import family_of
 from jaxmodels.shared.tasks import TASKS, Task
 from parity_tests.cases import task_pair
 from parity_tests.ladder import CLAIMS, climb
+from parity_tests.mesh_rung import mesh_rung, simulate_devices
 from parity_tests.mutations import MUTATIONS, audit_one
 from parity_tests.report import environment, print_matrix, write_report
 from parity_tests.results import Accuracies, AuditRow, Curves, Report, Verdict
@@ -58,6 +60,8 @@ def main() -> int:
         raise ValueError(
             f"--rungs {','.join(unknown)}: unknown; expected some of {','.join(CLAIMS)}"
         )
+    if "mesh" in rungs and tasks:
+        simulate_devices()
     if arguments.steps is not None:
         if arguments.steps < 1:
             raise ValueError(f"--steps {arguments.steps} must be at least 1")
@@ -127,6 +131,8 @@ def measure(
     """One rung of one task; what is to be drawn joins `curves` and `accuracies`."""
     if rung == "text":
         return text_rung(task)
+    if rung == "mesh":
+        return mesh_rung(task)
     if rung not in ("curve", "metric", "resume", "engines"):
         return climb(task_pair(task), [rung], draws=8)  # larger leaves than the tests', less luck
     data = family_of(task).load(source, task)
