@@ -50,7 +50,7 @@ test-xla: .venv-xla/.built
 		"libtpu==$$($(BIN)/python -c 'from jaxmodels.pod_plan.topology import required_compiler; print(required_compiler())')"
 	touch $@
 
-## The pod plan, by the TPU's compiler: a download of 200 MB, then two minutes.
+## The pod plan, by the TPU's own compiler, which is 700 MB on disk.
 test-pod-plan: .venv/.built .libtpu/.built
 	PYTHONPATH=.libtpu $(BIN)/pytest -m podplan --durations=10 parity_tests/test_pod_plan_compiled.py
 
