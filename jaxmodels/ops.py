@@ -219,25 +219,29 @@ def _corners(x):
 
 
 def _max_pool_forward(x):
-    y = _max_pool(x)
-    return y, (x, y)
+    return _max_pool(x), x
 
 
-def _max_pool_backward(residuals, dy):
-    x, y = residuals
-
-    def plain(x, y, dy):
+def _max_pool_backward(x, dy):
+    def plain(x, dy):
         return jax.vjp(plain_max_pool, x)[1](dy)[0]
 
-    return (lax.platform_dependent(x, y, dy, cpu=_max_pool_gradient, default=plain),)
+    return (lax.platform_dependent(x, dy, cpu=_max_pool_gradient, default=plain),)
 
 
-def _max_pool_gradient(x, y, dy):
-    """Comparisons with the maximum, where XLA's CPU backend loops over windows and scatters."""
-    taken = jnp.zeros(y.shape, bool)
+def _max_pool_gradient(x, dy):
+    """Comparisons of the four, where XLA's CPU backend loops over windows and scatters.
+
+    Not with the maximum, which may be none of them: XLA may compute x anew for this, and round it
+    otherwise than where the maximum was taken, as it does on a mesh.
+    """
+    corners = _corners(x)
+    taken = jnp.zeros(dy.shape, bool)
     parts = []
-    for corner in _corners(x)[:3]:
-        first = (corner == y) & ~taken
+    for number, corner in enumerate(corners[:3]):
+        first = ~taken
+        for later in corners[number + 1 :]:
+            first &= corner >= later
         parts.append(jnp.where(first, dy, 0))
         taken |= first
     parts.append(jnp.where(taken, 0, dy))

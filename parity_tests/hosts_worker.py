@@ -66,7 +66,8 @@ def train(out: Path, stop_at: int | None) -> None:
     figures = {"loss": np.array(found.loss), "metric": np.array(found.metric)}
     if found.outputs is not None:
         figures["outputs"] = found.outputs
-    np.savez(f"{out}.{this_process().index}.npz", **engine.weights(), **figures)
+    arrays: dict[str, Any] = {**engine.weights(), **figures}
+    np.savez(f"{out}.{this_process().index}.npz", **arrays)
 
 
 if __name__ == "__main__":

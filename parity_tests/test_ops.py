@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxmodels import ops
+from jaxmodels.sharding import make_mesh
 
 EPSILON = 1e-5
 
@@ -100,10 +101,31 @@ def test_max_pool_is_xlas_own_and_takes_the_first_of_ties(function, ties):
             found, gradient = value_and_gradients(function, (x,), dy)
             np.testing.assert_array_equal(found, y)
         else:
-            gradient = function(jnp.asarray(x), y, dy)
+            gradient = function(jnp.asarray(x), dy)
         np.testing.assert_array_equal(gradient, dx)
     windows = x.reshape(3, 3, 2, 4, 2, 5).transpose(0, 1, 3, 5, 2, 4).reshape(-1, 4)
     assert ties == any(np.sum(w == w.max()) > 1 for w in windows)
+
+
+def test_max_pool_finds_its_maxima_where_a_mesh_computes_its_input_twice():
+    """On four devices XLA normalises anew for the gradient, and rounds otherwise than before."""
+    arrays = [draw(n, *s) for n, s in enumerate([(12, 8, 8, 4), (3, 3, 4, 6), (6,), (6,)])]
+    second = draw(4, 3, 3, 6, 5)
+
+    def loss(x, kernel, scale, bias):
+        normal = ops.plain_batch_norm(ops.conv2d(x, kernel), scale, bias, epsilon=EPSILON)[0]
+        return jnp.sin(ops.conv2d(ops.max_pool(jax.nn.relu(normal)), second)).sum()
+
+    with jax.enable_x64(True):
+        gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))
+        mesh = make_mesh({"data": 4}, jax.devices()[:4])
+        rows = jax.NamedSharding(mesh, jax.P("data"))
+        whole = jax.NamedSharding(mesh, jax.P())
+        on_mesh = gradient(
+            jax.device_put(arrays[0], rows), *(jax.device_put(a, whole) for a in arrays[1:])
+        )
+        for one, found in zip(gradient(*map(jnp.asarray, arrays)), on_mesh, strict=True):
+            assert relative(found, one) <= 1e-12
 
 
 def test_max_pool_refuses_an_odd_size():
