@@ -114,7 +114,7 @@ def test_max_pool_finds_its_maxima_where_a_mesh_computes_its_input_twice():
 
     def loss(x, kernel, scale, bias):
         normal = ops.plain_batch_norm(ops.conv2d(x, kernel), scale, bias, epsilon=EPSILON)[0]
-        return jnp.sin(ops.conv2d(ops.max_pool(jax.nn.relu(normal)), second)).sum()
+        return jnp.sin(ops.conv2d(ops.max_pool(jax.nn.relu(normal)), jnp.asarray(second))).sum()
 
     with jax.enable_x64(True):
         gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))
