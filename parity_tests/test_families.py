@@ -154,8 +154,8 @@ def test_a_resume_that_forgets_the_carried_state_is_caught(
         train_tiny(engine, tmp_path, task, stop_at=WITHIN_AN_EPOCH, data=TEXT)
     restore = kind.restore
 
-    def forgetting(self: Any, name: str) -> Any:
-        position = restore(self, name)
+    def forgetting(self: Any, name: str, step: int | None = None) -> Any:
+        position = restore(self, name, step)
         forget(self)
         return position
 

@@ -45,10 +45,11 @@ def spoilt(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
     factors: dict[int, float] = {}
     original = images.training_batches
 
-    def batches(task: Any, data: Any, start_step: int = 0) -> Iterator[Batch]:
-        for step, batch in enumerate(original(task, data, start_step), start_step):
+    def batches(task: Any, data: Any, start_step: int = 0, **hosts: Any) -> Iterator[Batch]:
+        for step, batch in enumerate(original(task, data, start_step, **hosts), start_step):
             factor = np.float32(factors.get(step, 1.0))
-            yield batch | {"image": batch["image"] * factor}
+            with np.errstate(invalid="ignore"):
+                yield batch | {"image": batch["image"] * factor}
 
     monkeypatch.setattr(images, "training_batches", batches)
     return factors
