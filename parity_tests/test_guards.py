@@ -49,7 +49,8 @@ def spoilt(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
         for step, batch in enumerate(original(task, data, start_step, **hosts), start_step):
             factor = np.float32(factors.get(step, 1.0))
             with np.errstate(invalid="ignore"):
-                yield batch | {"image": batch["image"] * factor}
+                pixels = batch["image"] * factor
+            yield batch | {"image": pixels}
 
     monkeypatch.setattr(images, "training_batches", batches)
     return factors
