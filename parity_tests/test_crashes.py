@@ -188,7 +188,7 @@ engine, folder, target = sys.argv[1:]
 for name in ("rename", "replace"):
     def deadly(source, destination, *rest, original=getattr(os, name), **options):
         if str(destination).endswith(target) and Path(folder, "history.jsonl").exists():
-            if len(Path(folder, "history.jsonl").read_text().splitlines()) == 2:
+            if len(Path(folder, "history.jsonl").read_text().splitlines()) >= 2:
                 os.kill(os.getpid(), signal.SIGKILL)
         return original(source, destination, *rest, **options)
     setattr(os, name, deadly)
