@@ -22,7 +22,7 @@ demo: .venv/.built
 	$(BIN)/python scripts/train.py shakespeare-gru --engine flax --epochs 1 --out runs/demo/text
 	$(BIN)/python scripts/generate.py runs/demo/text --engine torch --prompt 'The ' --max-new-tokens 80
 	$(BIN)/python scripts/parity.py imdb-lstm shakespeare-gru prices-transformer --rungs weights,forward,gradient,resume --out runs/demo/others
-	$(BIN)/python scripts/parity.py cifar10-logistic cifar10-simplecnn --steps 60 --rungs weights,forward,gradient,step,curve,metric,resume,engines --out runs/demo
+	$(BIN)/python scripts/parity.py cifar10-logistic cifar10-simplecnn --steps 40 --rungs weights,forward,gradient,step,curve,metric,resume,engines --out runs/demo
 	@echo 'Open runs/demo/report.html; the trainings, with plots and tables, are in the folders of runs/demo.'
 
 ## One thread of torch a worker: two that wait for each other's cores take twice the time.
