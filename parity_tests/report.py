@@ -208,9 +208,10 @@ def print_matrix(report: Report, console: Console) -> None:
             cells = []
             for verdicts, blank in zip(row.cells, row.blanks, strict=True):
                 cells.append(Text("" if verdicts else blank))
-                for verdict in verdicts:
+                for number, verdict in enumerate(verdicts):
                     mark, style = (tick, "green") if verdict.ok else (cross, "bold red")
-                    cells[-1].append(f"{mark} {format_value(verdict)}", style)
+                    line = "\n" if number else ""
+                    cells[-1].append(f"{line}{mark} {format_value(verdict)}", style)
             table.add_row(Text(row.rung), Text(row.dtype), Text(row.bounds), *cells)
         console.print(table, width=width)
         console.print()

@@ -212,6 +212,17 @@ def test_page_marks_the_failing_cell_alone():
     assert page.count("✗ over") == 1
 
 
+def test_two_verdicts_of_a_rung_share_a_cell():
+    """The rung mesh has two bounds in float64: of gradients, and of ten steps."""
+    held = verdict_of("forward", "float64", 3e-15)
+    for second, state in ((2e-14, "holds"), (2e-9, "fails")):
+        other = dataclasses.replace(held, value=second, bound=1e-13)
+        page = render_html(report_of(held, other, audit=()))
+        ((found, cell),) = re.findall(r'<td class="(holds|fails)">(.*?)</td>', page, re.S)
+        assert found == state
+        assert cell.count("<small>") == 2
+
+
 def test_cells_that_cannot_be_are_no_dashes():
     verdicts = [Verdict(task, "forward", "float64", 0, 1e-12, "") for task in ("images", "prose")]
     text = Verdict("prose", "text", "float64", 0, 0, "smallest margin 2.0e-05 (greedy, prompt 3)")
